@@ -1,0 +1,1 @@
+"""The kernel under tap-resilient, target-resilient and monitor-resilient."""

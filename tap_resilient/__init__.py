@@ -1,0 +1,1 @@
+"""tap-resilient: any HTTP API, by configuration, to Singer messages."""
