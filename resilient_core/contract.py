@@ -64,7 +64,7 @@ def resolve_policies(*sources: Mapping[str, Any]) -> Policies:
         name: next((source[name] for source in sources if source.get(name)), values[0])
         for name, values in POLICIES.items()
     }
-    return Policies(**chosen)
+    return Policies(**cast("dict[str, Any]", chosen))
 
 
 def read_contract(path: Path) -> Contract:
