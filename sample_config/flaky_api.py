@@ -33,11 +33,12 @@ Order = dict[str, Any]
 
 @dataclass
 class Faults:
-    """How often the API misbehaves: probabilities a request, and the rate that it tolerates."""
+    """How often the API misbehaves: probabilities a request, the rate that it tolerates, and how slow it is."""
 
     error_500: float = 0.10
     cut_body: float = 0.10
     requests_per_second: int = 12
+    latency_seconds: float = 0.0
 
 
 @dataclass
@@ -46,12 +47,13 @@ class Shop:
 
     seed: int = 7
     rows: int = 10_000
+    bad: int = 3
     orders: list[Order] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         self.orders = [self._order(number, START + timedelta(seconds=number * 7)) for number in range(1, self.rows + 1)]
-        for order in self._random.sample(self.orders, 3):
+        for order in self._random.sample(self.orders, self.bad):
             order["amount"] = f"{order['amount']:.2f} EUR"
 
     def next_day(self, new: int = 300, changed: int = 120) -> None:
@@ -163,6 +165,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _orders(self, params: dict[str, str]) -> None:
         mood = self.server.mood()
+        time.sleep(self.server.faults.latency_seconds)
         if mood == "429":
             self._send(429, {"error": "slow down"}, {"Retry-After": "1"})
         elif mood == "500":
