@@ -125,9 +125,9 @@ def query(sql: str) -> list[tuple[Any, ...]]:
 
 def tell(load: Load) -> None:
     """A few lines that a person enjoys reading."""
-    answers = load.answers
+    answers, refused = load.answers, sum(times for _, times in load.rejects)
     say(f"  rows        {load.received:,} read: {load.inserted:,} new, {load.updated:,} changed,"
-        f" {load.unchanged:,} as before, {sum(n for _, n in load.rejects)} refused  ({load.seconds:.1f} s)")  # fmt: skip
+        f" {load.unchanged:,} as before, {refused} refused  ({load.seconds:.1f} s)")  # fmt: skip
     say(f"  the API     {answers.total()} requests: {answers['ok']} good pages, {answers['429']}× 429 slow down,"
         f" {answers['500']}× 500, {answers['cut']} answers cut short")  # fmt: skip
     say(f"  the tap     retried each of them; it waited {load.waited:.1f} s in all, as long as it was told to")
