@@ -1,0 +1,342 @@
+"""PostgreSQL: the only module that imports psycopg2."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg2
+from psycopg2 import sql as pgsql
+from psycopg2.extras import execute_values
+
+from resilient_core.errors import ConfigError, CredentialsRefusedError, StoppedError, UnavailableError
+from target_resilient.backends import (
+    ColumnFacts,
+    CommitUnknownError,
+    DataError,
+    InfrastructureError,
+    Row,
+    TableFacts,
+)
+from target_resilient.destination import Destination
+from target_resilient.meta import meta_ddl
+from target_resilient.sql import Name, Sql, columns, join, sql
+
+LOCK_TIMEOUT = "10s"  # DDL waits this long for readers and writers of a table, then the epoch is tried again
+CONNECTION_OPTIONS = {
+    "connect_timeout": 10,  # seconds
+    "application_name": "target-resilient",
+    "keepalives_idle": 30,  # an idle lease connection must notice a dead network within a minute
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+# SQLSTATE classes, https://www.postgresql.org/docs/current/errcodes-appendix.html
+_RETRY = ("08", "40", "53", "57", "58", "55P03", "25P03", "25006")
+_DATA = ("22", "23", "54000")
+_CREDENTIALS = ("28", "42501")
+_CONFIG = ("3D",)
+# At connect time psycopg2 gives no SQLSTATE, only libpq's text.
+_REFUSED_TEXT = re.compile(r"authentication failed|no password supplied|pg_hba\.conf|role .* does not exist")
+_NO_DATABASE_TEXT = re.compile(r"database .* does not exist")
+_BAD_DSN_TEXT = re.compile(r"invalid (dsn|connection option|sslmode|port)|definition of service|missing \"=\"")
+
+_KINDS = {
+    "int2": "bigint",
+    "int4": "bigint",
+    "int8": "bigint",
+    "numeric": "numeric",
+    "float8": "double",
+    "text": "text",
+    "varchar": "text",
+    "bool": "boolean",
+    "timestamptz": "timestamptz",
+    "timestamp": "timestamp",
+    "date": "date",
+    "time": "time",
+    "uuid": "uuid",
+    "jsonb": "json",
+    "json": "json",
+}
+_INTEGER_BITS = {"int2": 15, "int4": 31, "int8": 63}
+
+_DESCRIBE = """
+SELECT a.attname, t.typname, a.atttypmod, format_type(a.atttypid, a.atttypmod)
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"""
+
+_UNIQUE_KEYS = """
+SELECT i.indexrelid, a.attname
+FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL"""
+
+
+class PostgresBackend:
+    """A PostgreSQL database; one connection for the work, one for the lease."""
+
+    default_schema = "public"
+    for_update = " FOR UPDATE"
+    types = {  # noqa: RUF012 a constant of the class
+        "bigint": "bigint",
+        "numeric": "numeric",
+        "double": "double precision",
+        "text": "text",
+        "boolean": "boolean",
+        "timestamptz": "timestamp with time zone",
+        "date": "date",
+        "time": "time without time zone",
+        "uuid": "uuid",
+        "json": "jsonb",
+    }
+
+    def __init__(self, destination: Destination, meta_schema: str, *, read_only: bool) -> None:
+        self.meta_schema = meta_schema
+        self._destination = destination
+        self._read_only = read_only
+        self._connection: Any = None
+
+    def fetch(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> list[Row]:
+        """All rows of one query."""
+        with self.transaction() as session:
+            return session.rows(Sql(template, tuple(names)), params)
+
+    def execute(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> int:
+        """One statement in its own transaction; the number of rows it affected."""
+        with self.transaction() as session:
+            return session.run(Sql(template, tuple(names)), params)
+
+    @contextmanager
+    def transaction(self) -> Iterator[PostgresSession]:
+        """A transaction; commits at the end of the block, rolls back on any exception, drops a broken connection."""
+        connection = self._connect()
+        session = PostgresSession(connection)
+        try:
+            yield session
+        except BaseException:
+            self._roll_back()
+            raise
+        try:
+            connection.commit()
+        except psycopg2.Error as error:
+            self._roll_back()
+            if error.pgcode is None:
+                raise CommitUnknownError("connection lost during COMMIT") from None
+            raise translate(error) from None
+
+    def ensure_meta(self) -> None:
+        """Create the `_resilient` tables where they are missing."""
+        present = self.fetch("SELECT count(*) FROM pg_tables WHERE schemaname = %s", params=[self.meta_schema])
+        statements = meta_ddl(self.meta_schema)
+        if present[0][0] < len(statements) - 1:
+            with self.transaction() as session:
+                session.lock([f"meta {self.meta_schema}"])
+                for statement in statements:
+                    session.run(statement)
+
+    def describe(self, table: Name) -> TableFacts | None:
+        """The table as it is, or None where there is none."""
+        with self.transaction() as session:
+            found = session.rows(
+                Sql("SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                    " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')"),
+                list(table),
+            )  # fmt: skip
+            if not found:
+                return None
+            oid = found[0][0]
+            facts = [_column_facts(*row) for row in session.rows(Sql(_DESCRIBE), [oid])]
+            unique: dict[int, set[str]] = {}
+            for index, column in session.rows(Sql(_UNIQUE_KEYS), [oid]):
+                unique.setdefault(index, set()).add(column)
+        return TableFacts({f.name: f for f in facts}, tuple(map(frozenset, unique.values())))
+
+    def apply_ddl(self, statements: Sequence[Sql]) -> None:
+        """Run additive DDL in one short transaction with a lock timeout."""
+        with self.transaction() as session:
+            session.run(Sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+            session.lock(["ddl"])
+            for statement in statements:
+                session.run(statement)
+
+    def comparable(self, column: ColumnFacts) -> str:
+        """Types without an equality operator are compared as jsonb or text."""
+        if column.type_name == "json":
+            return "CAST({} AS jsonb)"
+        return "CAST({} AS text)" if column.kind == "other" else "{}"
+
+    def acquire_lease(self, pipeline: str, holder: str, *, takeover: bool) -> PostgresLease:
+        """Own the pipeline by a session-level advisory lock on a connection of its own, and bump its fence."""
+        connection = self._open(autocommit=True)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_try_advisory_lock(%s)", [_lock_key(f"{self.meta_schema}/{pipeline}")])
+                if not cursor.fetchone()[0] and not takeover:
+                    raise StoppedError(
+                        f"another load of pipeline '{pipeline}' is at work; wait for it, give this load its own"
+                        " `pipeline`, or end a hung one with --takeover"
+                    )
+            lease_table: Name = (self.meta_schema, "lease")
+            with self.transaction() as session:
+                rows = session.rows(
+                    sql("INSERT INTO {} AS l (pipeline, fence, holder, taken_at) VALUES (%s, 1, %s, now())"
+                        " ON CONFLICT (pipeline) DO UPDATE SET fence = l.fence + 1, holder = excluded.holder,"
+                        " taken_at = excluded.taken_at RETURNING fence", lease_table),
+                    [pipeline, holder],
+                )  # fmt: skip
+        except BaseException:
+            connection.close()
+            raise
+        return PostgresLease(connection, rows[0][0])
+
+    def close(self) -> None:
+        """Close the working connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connect(self) -> Any:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._open()
+        return self._connection
+
+    def _open(self, *, autocommit: bool = False) -> Any:
+        destination = self._destination
+        settings: dict[str, Any] = {**(destination.parts if not destination.dsn else {}), **CONNECTION_OPTIONS}
+        if destination.password:
+            settings["password"] = destination.password
+        try:
+            connection = psycopg2.connect(destination.dsn, **settings)
+            connection.set_session(readonly=self._read_only, autocommit=autocommit)
+            connection.set_client_encoding("UTF8")
+        except psycopg2.Error as error:
+            raise _connect_error(error, destination) from None
+        return connection
+
+    def _roll_back(self) -> None:
+        try:
+            self._connection.rollback()
+        except psycopg2.Error:
+            self.close()
+
+
+class PostgresLease:
+    """A session-level advisory lock: it dies with its connection, and so with this process."""
+
+    def __init__(self, connection: Any, fence: int) -> None:
+        self._connection = connection
+        self.fence = fence
+
+    def release(self) -> None:
+        """Close the connection that holds the lock."""
+        self._connection.close()
+
+
+class PostgresSession:
+    """One connection with one open transaction."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._stages = itertools.count()
+
+    def rows(self, statement: Sql, params: Sequence[Any] = ()) -> list[Row]:
+        """All rows of a query."""
+        with self._connection.cursor() as cursor:
+            _run(cursor.execute, self._compose(statement), list(params) or None)
+            return list(cursor.fetchall())
+
+    def run(self, statement: Sql, params: Sequence[Any] = ()) -> int:
+        """Execute one statement; the number of rows it affected."""
+        with self._connection.cursor() as cursor:
+            _run(cursor.execute, self._compose(statement), list(params) or None)
+            return int(cursor.rowcount)
+
+    def run_many(self, statement: Sql, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute one INSERT for many rows; `VALUES (%s, …)` is widened to pages of rows."""
+        if not rows:
+            return
+        text = self._compose(statement).as_string(self._connection)
+        one_row = re.search(r"VALUES (\((?:%s, )*%s\))", text)
+        if one_row is None:
+            raise ValueError("run_many needs one VALUES list")
+        with self._connection.cursor() as cursor:
+            widened = text[: one_row.start(1)] + "%s" + text[one_row.end(1) :]
+            _run(execute_values, cursor, widened, [list(row) for row in rows])
+
+    def stage(self, table: Name, column_names: Sequence[str], lines: Sequence[str]) -> tuple[Name, int]:
+        """COPY the lines into a temporary table that ends with the transaction."""
+        stage: Name = (f"resilient_stage_{next(self._stages)}",)
+        self.run(join("", [
+            sql("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT ", stage), columns(column_names),
+            sql(" FROM {} LIMIT 0", table),
+        ]))  # fmt: skip
+        copy = join("", [sql("COPY {} (", stage), columns(column_names), sql(") FROM STDIN (FORMAT csv)")])
+        body = io.BytesIO("\n".join(lines).encode())
+        with self._connection.cursor() as cursor:
+            _run(cursor.copy_expert, self._compose(copy), body, 1 << 18)
+            return stage, int(cursor.rowcount)
+
+    def lock(self, resources: Sequence[str]) -> None:
+        """Transaction-level advisory locks, in sorted order."""
+        for resource in sorted(resources):
+            self.rows(Sql("SELECT pg_advisory_xact_lock(%s)"), [_lock_key(resource)])
+
+    def _compose(self, statement: Sql) -> Any:
+        return pgsql.SQL(statement.template).format(*(pgsql.Identifier(*name) for name in statement.names))
+
+
+def translate(error: psycopg2.Error) -> Exception:
+    """What a database error means to a load (DESIGN: errors by SQLSTATE). Never carries the server's detail."""
+    state = error.pgcode
+    if state is None or state.startswith(_RETRY):
+        return InfrastructureError(f"SQLSTATE {state or 'none'}: {type(error).__name__}")
+    column = getattr(error.diag, "column_name", None)
+    if state.startswith(_DATA):
+        return DataError(state, column)
+    name = f"SQLSTATE {state} ({type(error).__name__})"
+    if state.startswith(_CREDENTIALS):
+        primary = error.diag.message_primary or ""
+        return CredentialsRefusedError(f"the database refused: {primary} [{name}]; grant the right or change the role")
+    if state.startswith(_CONFIG):
+        return ConfigError(f"the database refused: {name}")
+    return UnavailableError(f"the database refused a statement: {name}: {error.diag.message_primary}")
+
+
+def _run(call: Any, *args: Any) -> Any:
+    try:
+        return call(*args)
+    except psycopg2.Error as error:
+        raise translate(error) from None
+
+
+def _connect_error(error: psycopg2.Error, destination: Destination) -> Exception:
+    text = " ".join(str(error).split())
+    if _REFUSED_TEXT.search(text):
+        return CredentialsRefusedError(f"{destination.describe()} refused the credentials; check `user` and `password`")
+    if _NO_DATABASE_TEXT.search(text):
+        return ConfigError(f"{destination.describe()}: the database does not exist; create it or change `destination`")
+    if isinstance(error, psycopg2.ProgrammingError) or _BAD_DSN_TEXT.search(text):
+        return ConfigError("destination: libpq cannot read the DSN; check its options and its service")
+    reason = "timed out" if "timeout" in text else text.rpartition(":")[2].strip().split(" Is the server")[0]
+    return InfrastructureError(f"{destination.describe()} cannot be reached: {reason[:200]}")
+
+
+def _column_facts(name: str, type_name: str, typmod: int, full_type: str) -> ColumnFacts:
+    kind = _KINDS.get(type_name, "other")
+    precision = scale = max_length = low = high = None
+    if type_name == "numeric" and typmod >= 0:
+        precision, scale = ((typmod - 4) >> 16) & 0xFFFF, (typmod - 4) & 0x7FF
+    if type_name == "varchar" and typmod >= 0:
+        max_length = typmod - 4
+    if bits := _INTEGER_BITS.get(type_name):
+        low, high = -(2**bits), 2**bits - 1
+    return ColumnFacts(name, kind, full_type, precision, scale, max_length, low, high)
+
+
+def _lock_key(resource: str) -> int:
+    return int.from_bytes(hashlib.sha256(resource.encode()).digest()[:8], "big", signed=True)
