@@ -98,6 +98,7 @@ class Probe:
     GROWTH_SECONDS = 80.0
     GROWTH_REQUESTS = 500
     LARGEST_CUT = 0.5
+    MEASURABLE = 5
     SHORT_SECONDS = 0.25
     SAMPLES = 4096
 
@@ -134,24 +135,30 @@ class Probe:
         """
         if sent_at < self._resumed or not self._accepted or self._since is None:
             return False
-        self.rate = self._learned(now, wait)
-        self._since, self._resumed, self._accepted = now, now + wait, 0
+        self._resumed = now + wait
+        if self.rate and self._accepted < self.MEASURABLE:
+            self.rate /= 2  # too fast, and too little to measure: go on counting
+            return True
+        self.rate = self._first_guess(now, wait) if self.rate is None else self._measured(now)
+        self._since, self._accepted = now, 0
         self._samples.clear()
         return True
 
-    def _learned(self, now: float, wait: float) -> float:
+    def _first_guess(self, now: float, wait: float) -> float:
         elapsed = now - (self._since or now)
-        if self.rate is None:
-            self._burst = (self._accepted, elapsed)
-            return self._accepted / max(elapsed + wait, self.SHORT_SECONDS)
-        at_most = min(self.rate, 2 * self._accepted / max(now - self._resumed, 0.001))
-        measured = max(self._accepted / max(elapsed, 0.001), self._refill_beyond_burst(now, elapsed))
-        self._plateau = min(max(measured, self.LARGEST_CUT * at_most), at_most)
+        self._burst = (self._accepted, elapsed)
+        return self._accepted / max(elapsed + wait, self.SHORT_SECONDS)
+
+    def _measured(self, now: float) -> float:
+        elapsed = max(now - (self._since or now), 0.001)
+        refill = max(self._accepted / elapsed, self._refill_beyond_burst(now, elapsed))
+        at_most = self.rate or refill
+        self._plateau = min(max(refill, self.LARGEST_CUT * at_most), at_most)
         return self._plateau
 
     def _refill_beyond_burst(self, now: float, elapsed: float) -> float:
         """The best lower bound of the refill: over any past stretch, what was accepted beyond a full bucket."""
         accepted, seconds = self._burst or (0, 0.0)
-        burst = accepted - self._accepted / max(elapsed, 0.001) * seconds
+        burst = accepted - self._accepted / elapsed * seconds
         stretches = ((self._accepted - count + 1 - burst, now - at) for at, count in self._samples)
         return max((surplus / seconds for surplus, seconds in stretches if seconds > self.SHORT_SECONDS), default=0.0)
