@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from target_resilient.sql import Sql, columns, join, sql
 
 _COUNTS = "received inserted updated unchanged stale deduplicated deleted quarantined"
@@ -51,7 +53,8 @@ def meta_ddl(meta_schema: str) -> list[Sql]:
     return statements
 
 
-def insert_into(meta_schema: str, table: str, names: list[str]) -> Sql:
-    """`INSERT INTO <meta>.<table> (<names>) VALUES (%s, …)`."""
+def insert_into(meta_schema: str, table: str, names: Sequence[str], *, alias: str = "m") -> Sql:
+    """`INSERT INTO <meta>.<table> AS <alias> (<names>) VALUES (%s, …)`."""
     values = ", ".join(["%s"] * len(names))
-    return join("", [sql("INSERT INTO {} (", (meta_schema, table)), columns(names), sql(f") VALUES ({values})")])
+    head = sql("INSERT INTO {} AS {} (", (meta_schema, table), alias)
+    return join("", [head, columns(names), sql(f") VALUES ({values})")])

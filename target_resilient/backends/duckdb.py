@@ -15,7 +15,7 @@ from typing import IO, Any
 import duckdb
 
 from resilient_core.errors import ConfigError, StoppedError, UnavailableError
-from target_resilient.backends import ColumnFacts, DataError, InfrastructureError, Row, TableFacts
+from target_resilient.backends import ColumnFacts, CommitUnknownError, DataError, InfrastructureError, Row, TableFacts
 from target_resilient.destination import Destination
 from target_resilient.meta import meta_ddl
 from target_resilient.sql import Name, Sql, columns, join, quoted, sql
@@ -98,7 +98,7 @@ class DuckDBBackend:
         try:
             _run(connection.execute, "BEGIN")
             yield DuckDBSession(connection)
-            _run(connection.execute, "COMMIT")
+            _commit(connection)
         except BaseException:
             with suppress(duckdb.Error):
                 connection.execute("ROLLBACK")
@@ -114,6 +114,8 @@ class DuckDBBackend:
 
     def describe(self, table: Name) -> TableFacts | None:
         """The table as it is, or None where there is none. DuckDB's names are case-insensitive."""
+        if self._read_only and not Path(self._path).exists():
+            return None
         with self.transaction() as session:
             found = session.rows(Sql(_DESCRIBE), list(table))
             if not found:
@@ -234,6 +236,13 @@ def _run(call: Any, *args: Any) -> Any:
     except duckdb.Error as error:
         text = str(error).splitlines()[0]
         raise UnavailableError(f"DuckDB refused a statement: {type(error).__name__}: {text}") from None
+
+
+def _commit(connection: Any) -> None:
+    try:
+        _run(connection.execute, "COMMIT")
+    except InfrastructureError as error:
+        raise CommitUnknownError(str(error)) from None
 
 
 def _open_error(error: duckdb.Error, path: str) -> Exception:

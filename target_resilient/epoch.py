@@ -1,0 +1,172 @@
+"""An epoch: all streams' records up to a STATE, complete in memory before the database is touched, committed whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from resilient_core.errors import ResilientError, StoppedError
+from target_resilient.backends import Backend, Session
+from target_resilient.batch import StreamBatch
+from target_resilient.ledger import Counts
+from target_resilient.merge import count_matches, count_present, merge
+from target_resilient.meta import COUNTS, insert_into
+from target_resilient.quarantine import quarantine_rows, upsert
+from target_resilient.sql import Name, columns, join, sql
+
+LEDGER_COLUMNS = (
+    *("load_id", "pipeline", "epoch", "stream", *COUNTS, "bytes", "bookmark_min", "bookmark_max"),
+    *("contract_fingerprint", "committed_at"),
+)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who commits: the pipeline, this load, the fence that its lease gave it, and where the books are kept."""
+
+    pipeline: str
+    load_id: str
+    fence: int
+    meta_schema: str
+
+
+@dataclass
+class Epoch:
+    """What is committed together. `state` is the last STATE within it as it came; None leaves the stored one.
+
+    `outcome` is what became of the records, by stream, as of the last attempt to commit.
+    """
+
+    number: int
+    batches: dict[str, StreamBatch] = field(default_factory=dict)
+    state: bytes | None = None
+    outcome: dict[str, Counts] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Records received so far, refused ones too."""
+        return sum(batch.counts.received for batch in self.batches.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of input so far, about."""
+        return sum(batch.bytes for batch in self.batches.values())
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self.batches and self.state is None
+
+
+def commit_epoch(backend: Backend, epoch: Epoch, owner: Owner) -> None:
+    """Commit an epoch whole, data and ledger and state in one transaction.
+
+    Raises InfrastructureError, CommitUnknownError or DataError, with nothing committed (or, for the second, unknown);
+    StoppedError when another load has taken the pipeline over.
+    """
+    with backend.transaction() as session:
+        staged = {stream: stage(session, batch) for stream, batch in epoch.batches.items()}
+        hold_fence(session, backend, owner)
+        session.lock([".".join(batch.plan.table) for batch in epoch.batches.values()])
+        epoch.outcome = {
+            stream: upsert_batch(session, epoch.batches[stream], *found) for stream, found in staged.items()
+        }
+        now = datetime.now(timezone.utc)
+        keep_refused(session, epoch, owner, now)
+        write_ledger(session, epoch, owner, now)
+        write_state(session, epoch, owner, now)
+
+
+def stage(session: Session, batch: StreamBatch) -> tuple[Name, int]:
+    """COPY a batch into its temporary table; its name and the number of rows sent."""
+    lines = batch.live_rows()
+    name, arrived = session.stage(batch.plan.table, batch.plan.column_names, lines)
+    _agree("COPY", arrived, len(lines), batch)
+    return name, arrived
+
+
+def hold_fence(session: Session, backend: Backend, owner: Owner) -> None:
+    """Take the pipeline's row until the commit. Raises StoppedError when it is no longer ours."""
+    query = sql("SELECT fence FROM {} WHERE pipeline = %s", (backend.meta_schema, "lease")) + backend.for_update
+    rows = session.rows(query, [owner.pipeline])
+    if rows != [(owner.fence,)]:
+        raise StoppedError(f"pipeline '{owner.pipeline}' was taken over by another load; this one wrote nothing more")
+
+
+def upsert_batch(session: Session, batch: StreamBatch, staging: Name, staged: int) -> Counts:
+    """Merge a staged batch into its table, with the checks that can fail."""
+    counts = replace(batch.counts)
+    _agree("received", counts.received, staged + counts.deduplicated + counts.quarantined, batch)
+    matched, stale = (
+        session.rows(count_matches(batch.plan, staging, ordered=batch.ordered))[0] if batch.plan.key else (0, 0)
+    )
+    touched = session.run(merge(batch.plan, staging, ordered=batch.ordered))
+    counts.inserted = staged - matched
+    counts.updated = touched - counts.inserted
+    counts.stale = stale
+    counts.unchanged = matched - counts.updated - stale
+    if batch.plan.key:
+        _agree("merge", session.rows(count_present(batch.plan, staging))[0][0], staged, batch)
+    return counts
+
+
+def keep_refused(session: Session, epoch: Epoch, owner: Owner, now: datetime) -> None:
+    """Write the refused records to the quarantine."""
+    refused = [one for batch in epoch.batches.values() for one in batch.refused]
+    session.run_many(upsert(owner.meta_schema), quarantine_rows(refused, owner.pipeline, owner.load_id, now))
+
+
+def write_ledger(session: Session, epoch: Epoch, owner: Owner, now: datetime) -> None:
+    """One ledger row a stream, and their sum on the load's own row."""
+    rows: list[list[Any]] = []
+    total = Counts()
+    for stream, batch in epoch.batches.items():
+        total.add(epoch.outcome[stream])
+        bounds = [_text(batch.bounds.low), _text(batch.bounds.high)]
+        head = [owner.load_id, owner.pipeline, epoch.number, stream, *epoch.outcome[stream].values(), batch.bytes]
+        rows.append([*head, *bounds, batch.plan.spec.contract.fingerprint, now])
+    session.run_many(insert_into(owner.meta_schema, "ledger", LEDGER_COLUMNS), rows)
+    loads: Name = (owner.meta_schema, "loads")
+    summed = join(", ", (sql("{} = {} + %s", name, name) for name in COUNTS))
+    session.run(join("", [sql("UPDATE {} SET ", loads), summed, sql(" WHERE load_id = %s")]),
+                [*total.values(), owner.load_id])  # fmt: skip
+
+
+def write_state(session: Session, epoch: Epoch, owner: Owner, now: datetime) -> None:
+    """The pipeline's state and who wrote it, also when the state itself is unchanged: a lost COMMIT asks for it."""
+    names = ("pipeline", "value", "load_id", "epoch", "committed_at")
+    value = epoch.state.decode() if epoch.state is not None else None
+    updated = [name for name in names[1:] if value is not None or name != "value"]
+    conflict = join("", [sql(" ON CONFLICT (pipeline) DO UPDATE SET "), columns(updated, "{} = excluded.{}")])
+    session.run(insert_into(owner.meta_schema, "state", names) + conflict,
+                [owner.pipeline, value, owner.load_id, epoch.number, now])  # fmt: skip
+
+
+def took_effect(backend: Backend, epoch: Epoch, owner: Owner) -> bool:
+    """After a lost COMMIT: take the fence row (this waits for the old backend), then see whether the epoch is there."""
+    with backend.transaction() as session:
+        hold_fence(session, backend, owner)
+        rows = session.rows(
+            sql("SELECT load_id, epoch FROM {} WHERE pipeline = %s", (backend.meta_schema, "state")), [owner.pipeline]
+        )
+    return rows == [(owner.load_id, epoch.number)]
+
+
+def _agree(what: str, found: int, expected: int, batch: StreamBatch) -> None:
+    if found != expected:
+        raise ResilientError(
+            f"stream '{batch.plan.spec.stream}': {what} counts {found} rows where {expected} were expected;"
+            " nothing of this epoch was committed (is there a trigger or a rule on the table?)"
+        )
+
+
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+Emit = Callable[[bytes], None]
+"""Writes one line to stdout."""

@@ -1,0 +1,162 @@
+"""The loader thread: commits one epoch while the next is read, retries what the database's weather broke."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from resilient_core.errors import ResilientError, StoppedError, UnavailableError
+from resilient_core.telemetry import facts
+from target_resilient.backends import Backend, CommitUnknownError, DataError, InfrastructureError
+from target_resilient.batch import StreamBatch
+from target_resilient.epoch import Epoch, Owner, commit_epoch, took_effect
+from target_resilient.ledger import Counts
+from target_resilient.merge import merge
+from target_resilient.validate import violation
+
+RETRY_BASE_SECONDS = 0.5
+RETRY_CAP_SECONDS = 30.0
+
+logger = logging.getLogger("target-resilient")
+
+
+class Patience:
+    """Full-jitter backoff (AWS Architecture Blog, 2015) until `max_elapsed` seconds have passed; a stop ends a wait."""
+
+    def __init__(
+        self,
+        max_elapsed: float,
+        *,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._deadline = clock() + max_elapsed
+        self._attempt = 0
+        self._stop = stop
+        self._clock = clock
+        self._uniform = uniform
+
+    def wait(self, error: Exception) -> None:
+        """Wait before the next attempt. Raises UnavailableError (69) once the time is spent, StoppedError on a stop."""
+        ceiling = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2**self._attempt)
+        seconds = self._uniform(0.0, ceiling)
+        self._attempt += 1
+        if self._clock() + seconds > self._deadline:
+            raise UnavailableError(f"{error}; gave up after {self._attempt} attempts") from None
+        logger.warning(facts("retry", attempt=self._attempt, wait_seconds=seconds, reason=str(error)))
+        if self._stop.wait(seconds):
+            raise StoppedError("stopped while waiting for the database") from None
+
+
+class Committer:
+    """Commits epochs in order and acknowledges each STATE only after its commit."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        owner: Owner,
+        acknowledge: Callable[[bytes], None],
+        *,
+        max_elapsed: float,
+        stop: threading.Event,
+    ) -> None:
+        self._backend = backend
+        self._owner = owner
+        self._acknowledge = acknowledge
+        self._max_elapsed = max_elapsed
+        self._stop = stop
+        self.totals: dict[str, Counts] = {}
+
+    def commit(self, epoch: Epoch) -> None:
+        """Commit an epoch, whatever it takes within the retry budget; then write its STATE to stdout."""
+        self._until_committed(epoch)
+        for stream, counts in epoch.outcome.items():
+            self.totals.setdefault(stream, Counts()).add(counts)
+        if epoch.state is not None:
+            self._acknowledge(epoch.state)
+
+    def _until_committed(self, epoch: Epoch) -> None:
+        patience = Patience(self._max_elapsed, stop=self._stop)
+        unknown = False
+        while True:
+            try:
+                if not (unknown and took_effect(self._backend, epoch, self._owner)):
+                    unknown = False
+                    commit_epoch(self._backend, epoch, self._owner)
+            except CommitUnknownError as error:
+                unknown = True
+                patience.wait(error)
+            except InfrastructureError as error:
+                patience.wait(error)
+            except DataError as error:
+                self._isolate(epoch, error)
+            else:
+                return
+
+    def _isolate(self, epoch: Epoch, error: DataError) -> None:
+        """Find the rows that the database refuses by halving, and move them to the quarantine."""
+        found = 0
+        for batch in epoch.batches.values():
+            places = [place for place, row in enumerate(batch.rows) if row is not None]
+            for place, cause in self._refused(batch, places):
+                rule = f"SQLSTATE {cause.sqlstate}" if cause.sqlstate.isalnum() else cause.sqlstate
+                found_rule = violation("", rule, cause.column, {})
+                batch.drop(place, {**found_rule, "message": f"the database refused it: {rule}"})
+                found += 1
+        if not found:
+            raise ResilientError(f"the database refused the epoch ({error.sqlstate}) but no single row of it")
+
+    def _refused(self, batch: StreamBatch, places: list[int]) -> list[tuple[int, DataError]]:
+        cause = self._trial(batch, places)
+        if cause is None:
+            return []
+        if len(places) == 1:
+            return [(places[0], cause)]
+        middle = len(places) // 2
+        return self._refused(batch, places[:middle]) + self._refused(batch, places[middle:])
+
+    def _trial(self, batch: StreamBatch, places: list[int]) -> DataError | None:
+        """Stage and merge some rows of a batch and roll back; the error, if the database refuses them."""
+        try:
+            with self._backend.transaction() as session:
+                lines = [row for place in places if (row := batch.rows[place]) is not None]
+                name, _ = session.stage(batch.plan.table, batch.plan.column_names, lines)
+                session.run(merge(batch.plan, name, ordered=batch.ordered))
+                raise _RollBackError
+        except _RollBackError:
+            return None
+        except DataError as error:
+            return error
+
+
+class _RollBackError(Exception):
+    """Ends a trial."""
+
+
+class Loader:
+    """One thread that commits one epoch at a time; at most one is under way while the next is built."""
+
+    def __init__(self, commit: Callable[[Epoch], None]) -> None:
+        self._commit = commit
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._pending: Future[None] | None = None
+
+    def submit(self, epoch: Epoch) -> None:
+        """Hand an epoch over once the one before is committed. Raises what that one raised."""
+        self.drain()
+        self._pending = self._pool.submit(self._commit, epoch)
+
+    def drain(self) -> None:
+        """Wait until nothing is under way. Raises what the last commit raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for the commit that is under way, whatever comes of it, and end the thread."""
+        self._pool.shutdown(wait=True)

@@ -1,0 +1,70 @@
+"""The SQL of one merge: count what is there, upsert what differs and is not older, see that nothing is missing."""
+
+from __future__ import annotations
+
+from target_resilient.sql import Name, Sql, columns, join, sql
+from target_resilient.table import DELETED_AT, METADATA, TablePlan
+
+_METADATA_NAMES = {column.name for column in METADATA}
+
+
+def count_matches(plan: TablePlan, stage: Name, *, ordered: bool) -> Sql:
+    """(staged rows whose key is in the table, of these the ones that the replication key holds back)."""
+    stale = _stale(plan, "t", "s") if ordered else None
+    return join("", [
+        sql("SELECT count(*), count(CASE WHEN "), stale or sql("false"), sql(" THEN 1 END)"), _joined(plan, stage),
+    ])  # fmt: skip
+
+
+def count_present(plan: TablePlan, stage: Name) -> Sql:
+    """How many staged rows have their key in the table; after the merge this must be all of them."""
+    return sql("SELECT count(*)") + _joined(plan, stage)
+
+
+def merge(plan: TablePlan, stage: Name, *, ordered: bool) -> Sql:
+    """INSERT … ON CONFLICT DO UPDATE … WHERE something differs and, if `ordered`, the incoming row is not older."""
+    names = plan.column_names
+    insert = join("", [
+        sql("INSERT INTO {} AS t (", plan.table), columns(names), sql(") SELECT "), columns(names),
+        sql(" FROM {}", stage),
+    ])  # fmt: skip
+    if not plan.key:
+        return insert
+    conflict = join("", [insert, sql(" ON CONFLICT ("), columns(plan.key), sql(") DO ")])
+    changing = [name for name in names if name not in plan.key]
+    changes = _changes(plan, [name for name in changing if name not in _METADATA_NAMES])
+    if not changes.template:
+        return conflict + "NOTHING"
+    assignments = [columns(changing, "{} = excluded.{}")]
+    assignments += [sql("{} = NULL", DELETED_AT)] if plan.clears_deleted else []
+    stale = _stale(plan, "t", "excluded") if ordered else None
+    guard = join("", [sql("NOT ("), stale, sql(") AND (")]) if stale else sql("(")
+    return join("", [
+        conflict, sql("UPDATE SET "), join(", ", assignments), sql(" WHERE "), guard, changes, sql(")"),
+    ])  # fmt: skip
+
+
+def _changes(plan: TablePlan, names: list[str]) -> Sql:
+    """True where a business column differs, or a deleted row comes back."""
+    parts = []
+    for name in names:
+        comparable = plan.comparable.get(name, "{}")
+        old, new = comparable.replace("{}", "t.{}"), comparable.replace("{}", "excluded.{}")
+        parts.append(sql(f"{old} IS DISTINCT FROM {new}", name, name))
+    if plan.clears_deleted:
+        parts.append(sql("t.{} IS NOT NULL", DELETED_AT))
+    return join(" OR ", parts)
+
+
+def _stale(plan: TablePlan, old: str, new: str) -> Sql | None:
+    """True where the incoming replication key is lower than the stored one; NULL is lowest."""
+    column = plan.replication_column
+    if column is None or column.kind in {"json", "other"}:
+        return None
+    name = column.name
+    return sql(f"{old}.{{}} IS NOT NULL AND ({new}.{{}} IS NULL OR {new}.{{}} < {old}.{{}})", name, name, name, name)
+
+
+def _joined(plan: TablePlan, stage: Name) -> Sql:
+    on = columns(plan.key, "t.{} = s.{}", " AND ")
+    return join("", [sql(" FROM {} AS s JOIN {} AS t ON ", stage, plan.table), on])

@@ -1,0 +1,57 @@
+"""Names of tables and columns: the tap's, kept where legal; sanitised and truncated without collision."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+MAX_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1; DuckDB has no limit, but a pipeline may move
+
+
+def legal_name(name: str) -> str:
+    """`name` without NUL and control characters, not empty, and at most 63 bytes of UTF-8.
+
+    A name that had to change ends in a hash of the original, so that two never meet.
+    """
+    cleaned = "".join(c if c.isprintable() or c == " " else "_" for c in name.encode("utf-8", "replace").decode())
+    cleaned = cleaned or "_"
+    if cleaned == name and len(name.encode()) <= MAX_BYTES:
+        return name
+    return _with_hash(cleaned, name)
+
+
+def unique_names(names: Iterable[str], known: Mapping[str, str], *, lower: bool = False) -> dict[str, str]:
+    """Original → legal name, unique without regard to case (DuckDB folds it).
+
+    `known` holds the names given earlier (original → legal): they stay as they are.
+    """
+    given = dict(known)
+    taken = {legal.casefold() for legal in given.values()}
+    for name in names:
+        if name in given:
+            continue
+        legal = legal_name(name.lower() if lower else name)
+        if legal.casefold() in taken:
+            legal = _with_hash(legal, name)
+        given[name] = legal
+        taken.add(legal.casefold())
+    return given
+
+
+def split_stream(stream: str, default_schema: str | None, backend_schema: str, template: str) -> tuple[str, str]:
+    """(schema, table) of a stream.
+
+    `schema-table` and `database-schema-table` names are split, as the SDK does; a configured default schema wins
+    over the stream's.
+    """
+    parts = stream.split("-")
+    split = len(parts) in (2, 3) and all(parts)
+    table = parts[-1] if split else stream
+    schema = default_schema or (parts[-2] if split else backend_schema)
+    return legal_name(schema), legal_name(template.replace("{stream}", table))
+
+
+def _with_hash(name: str, original: str) -> str:
+    suffix = "_" + hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    head = name.encode()[: MAX_BYTES - len(suffix)].decode("utf-8", "ignore")
+    return head + suffix

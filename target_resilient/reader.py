@@ -1,0 +1,373 @@
+"""Bytes in, frames out: Singer lines are decoded a chunk at a time; runs of RECORDs of one stream become one Frame."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Any, Protocol
+
+import msgspec
+
+from resilient_core.errors import NotSingerError
+
+CHUNK_BYTES = 1 << 20
+GATHER_SECONDS = 0.05  # wait this long for a fuller chunk: decoding pays off by the chunk
+_F_SETPIPE_SZ = 1031  # Linux fcntl(2): a pipe holds 64 KiB by default
+
+
+class Readable(Protocol):
+    """What can be read from: a binary file, a text file, a pipe."""
+
+    def read(self, size: int, /) -> bytes | str:
+        """Up to `size` bytes or characters; empty at the end."""
+
+
+class Envelope(msgspec.Struct):
+    """A Singer message; the record is decoded, state and schema stay raw."""
+
+    type: str
+    stream: str = ""
+    record: Any = msgspec.UNSET
+    schema: msgspec.Raw = msgspec.Raw()
+    value: msgspec.Raw = msgspec.Raw()
+    key_properties: list[str] | None = None
+    bookmark_properties: list[str] | None = None
+    version: int | None = None
+    time_extracted: str | None = None
+    encoding: dict[str, Any] | None = None
+    manifest: list[str] | None = None
+
+
+class _RawEnvelope(msgspec.Struct):
+    record: msgspec.Raw = msgspec.Raw(b"null")
+
+
+@dataclass
+class Chunk:
+    """Whole lines as they were read, kept so that a refused record can be quarantined as it came."""
+
+    data: bytes
+    first_line: int
+
+    @cached_property
+    def lines(self) -> list[tuple[int, bytes]]:
+        """(line number, line) of the lines that are not blank."""
+        numbered = enumerate(self.data.split(b"\n"), self.first_line)
+        return [(number, line) for number, line in numbered if line.strip()]
+
+
+@dataclass
+class Frame:
+    """Consecutive RECORDs of one stream. `offset` is the first one's place among the chunk's lines."""
+
+    stream: str
+    messages: list[Envelope]
+    chunk: Chunk
+    offset: int
+
+    @cached_property
+    def records(self) -> list[Any]:
+        """The decoded records; gone after `forget`."""
+        return [message.record for message in self.messages]
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of input that this frame stands for, about."""
+        return len(self.chunk.data) * len(self.messages) // max(1, self.chunk.data.count(b"\n"))
+
+    def split(self, rows: int) -> tuple[Frame, Frame | None]:
+        """The first `rows` records and the rest, None where nothing is left."""
+        if len(self.messages) <= rows:
+            return self, None
+        rest = Frame(self.stream, self.messages[rows:], self.chunk, self.offset + rows)
+        return Frame(self.stream, self.messages[:rows], self.chunk, self.offset), rest
+
+    def forget(self) -> None:
+        """Drop the decoded records, which take several times the room of their text."""
+        self.messages = []
+        self.__dict__.pop("records", None)
+
+    def record(self, row: int) -> Any:
+        """One record, decoded again if it was forgotten."""
+        return self.records[row] if self.messages else decoder.decode(self.chunk.lines[self.offset + row][1]).record
+
+    def line(self, row: int) -> int:
+        """The input line of a record."""
+        return self.chunk.lines[self.offset + row][0]
+
+    def raw(self, row: int) -> str:
+        """A record's JSON text as it came."""
+        return raw_record(self.chunk.lines[self.offset + row][1])
+
+
+@dataclass
+class MappedFrame(Frame):
+    """A frame that a stream map made: its records are no longer what the lines say, so they are kept."""
+
+    rows: list[int]
+
+    def split(self, rows: int) -> tuple[Frame, Frame | None]:
+        """The first `rows` records and the rest, None where nothing is left."""
+        if len(self.messages) <= rows:
+            return self, None
+        first, rest = self.rows[:rows], self.rows[rows:]
+        head = MappedFrame(self.stream, self.messages[:rows], self.chunk, self.offset, first)
+        return head, MappedFrame(self.stream, self.messages[rows:], self.chunk, self.offset, rest)
+
+    def line(self, row: int) -> int:
+        """The input line that a record was mapped from."""
+        return self.chunk.lines[self.offset + self.rows[row]][0]
+
+    def raw(self, row: int) -> str:
+        """A mapped record as JSON text."""
+        return _encoder.encode(self.messages[row].record).decode()
+
+    def forget(self) -> None:
+        """Nothing: a mapped record cannot be decoded again."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A message that is not a RECORD, with its line."""
+
+    message: Envelope
+    line: int
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A RECORD that strict JSON refuses (NaN, a lone surrogate, too deep, no UTF-8): to be quarantined."""
+
+    stream: str
+    raw: str
+    rule: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Nothing has come for a while."""
+
+
+@dataclass(frozen=True)
+class Torn:
+    """The input ended in the middle of a line."""
+
+    line: int
+
+
+Event = Frame | Control | Unreadable | Idle | Torn
+
+
+def exact_float(text: str) -> float | Decimal:
+    """A float where its shortest round trip says the same as the text, else the exact Decimal."""
+    number = float(text)
+    if repr(number) == text:
+        return number
+    exact = Decimal(text)
+    return number if number - number == 0 and Decimal(repr(number)) == exact else exact
+
+
+decoder = msgspec.json.Decoder(Envelope, float_hook=exact_float)
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_raw_decoder = msgspec.json.Decoder(_RawEnvelope)
+
+
+def read_events(source: Readable, idle_seconds: float = 1.0) -> Iterator[Event]:
+    """Every message of a binary or text stream, in order. Raises NotSingerError (76) naming the line."""
+    line = 1
+    for data in _chunks(source, idle_seconds):
+        if data is None:
+            yield Idle()
+            continue
+        yield from _decode(Chunk(data, line))
+        line += data.count(b"\n")
+
+
+def raw_record(line: bytes) -> str:
+    """The text of a line's record, byte for byte where it is UTF-8."""
+    try:
+        raw = bytes(_raw_decoder.decode(line).record)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raw = _top_level(line).get("record", line)
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _chunks(source: Any, idle_seconds: float) -> Iterator[bytes | None]:
+    """Chunks that end at a newline (the last one maybe not); None when idle."""
+    rest: list[bytes] = []
+    for data in _blocks(getattr(source, "buffer", source), idle_seconds):
+        if data is None:
+            yield None
+            continue
+        head, newline, tail = data.rpartition(b"\n")
+        if newline:
+            yield b"".join([*rest, head, newline])
+            rest = [tail] if tail else []
+        else:
+            rest.append(tail)
+    if rest:
+        yield b"".join(rest)
+
+
+def _blocks(source: Any, idle_seconds: float) -> Iterator[bytes | None]:
+    """Blocks of up to CHUNK_BYTES; from a pipe as they come, with None after `idle_seconds` of silence."""
+    ready = _readiness(source)
+    if ready is None:
+        while data := source.read(CHUNK_BYTES):
+            yield data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+        return
+    while True:
+        if not ready(idle_seconds):
+            yield None
+            continue
+        parts: list[bytes] = []
+        size = 0
+        while size < CHUNK_BYTES and (not parts or ready(GATHER_SECONDS)):
+            data = source.read1(CHUNK_BYTES - size)
+            if not data:
+                break
+            parts.append(data)
+            size += len(data)
+        if parts:
+            yield b"".join(parts)
+        if not parts or not data:
+            return
+
+
+def _readiness(source: Any) -> Callable[[float], bool] | None:
+    """A function that waits for input with a timeout, or None where the source cannot (a file object, Windows)."""
+    try:
+        descriptor = source.fileno()
+    except (OSError, AttributeError, ValueError):
+        return None
+    if not hasattr(source, "read1") or sys.platform == "win32":
+        return None
+    if sys.platform == "linux":
+        _widen_pipe(descriptor)
+    return lambda seconds: bool(select.select([descriptor], [], [], seconds)[0])
+
+
+def _widen_pipe(descriptor: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, CHUNK_BYTES)
+    except OSError:
+        return  # not a pipe, or the user's pipe budget is spent: the default size works too
+
+
+def _decode(chunk: Chunk) -> Iterator[Event]:
+    try:
+        messages: list[Envelope] = decoder.decode_lines(chunk.data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        yield from _decode_each(chunk)
+        return
+    yield from _frames(messages, chunk, 0)
+
+
+def _frames(messages: list[Envelope], chunk: Chunk, offset: int) -> Iterator[Event]:
+    """Group consecutive RECORDs of one stream; everything else is a Control."""
+    start = 0
+    total = len(messages)
+    while start < total:
+        first = messages[start]
+        if first.type != "RECORD":
+            yield Control(_checked(first, chunk.lines[offset + start][0]), chunk.lines[offset + start][0])
+            start += 1
+            continue
+        stream = first.stream
+        end = start + 1
+        while end < total and messages[end].stream == stream and messages[end].type == "RECORD":
+            end += 1
+        frame = Frame(stream, messages[start:end], chunk, offset + start)
+        _check_records(frame)
+        yield frame
+        start = end
+
+
+def _decode_each(chunk: Chunk) -> Iterator[Event]:
+    """The slow path for a chunk with a line that msgspec refuses: line by line."""
+    for place, (number, line) in enumerate(chunk.lines):
+        try:
+            message = decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            yield _unreadable(chunk, number, line)
+        else:
+            yield from _frames([message], chunk, place)
+
+
+def _unreadable(chunk: Chunk, number: int, line: bytes) -> Unreadable | Torn:
+    """A line that strict JSON refuses: quarantined if its envelope is a RECORD, else no Singer message."""
+    top = _top_level(line)
+    if top.get("type") == b'"RECORD"' and "record" in top and "stream" in top:
+        stream = str(msgspec.json.decode(top["stream"]))
+        return Unreadable(stream, top["record"].decode("utf-8", "backslashreplace"), _why(line), number)
+    if not chunk.data.endswith(b"\n") and number == chunk.lines[-1][0]:
+        return Torn(number)
+    raise NotSingerError(f"line {number} is not a Singer message: {_why(line)}; was something else piped in?")
+
+
+def _why(line: bytes) -> str:
+    try:
+        json.loads(line)
+    except UnicodeDecodeError:
+        return "no UTF-8"
+    except RecursionError:
+        return "nested too deep"
+    except ValueError as error:
+        return "integer of too many digits" if "digits" in str(error) else "no JSON"
+    return "NaN, Infinity, a lone surrogate, or a field of the wrong type"
+
+
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+
+
+def _top_level(line: bytes) -> dict[str, bytes]:
+    """The raw values of an object's own keys, found by counting brackets; empty where they do not balance."""
+    depth = 0
+    found: dict[str, bytes] = {}
+    key: bytes | None = None
+    start = 0
+    previous = b""
+    for token in _TOKEN.finditer(line):
+        text = token.group()
+        if depth == 1 and text == b":":
+            key, start = previous, token.end()
+        if depth == 1 and text in (b",", b"}") and key is not None:
+            found[key.strip(b'"').decode("utf-8", "replace")] = line[start : token.start()].strip()
+            key = None
+        depth += (text in (b"{", b"[")) - (text in (b"}", b"]"))
+        previous = text
+    return found if depth == 0 and line.strip().endswith(b"}") else {}
+
+
+_REQUIRED: dict[str, tuple[str, ...]] = {
+    "SCHEMA": ("stream", "schema"),
+    "STATE": ("value",),
+    "ACTIVATE_VERSION": ("stream", "version"),
+    "BATCH": ("stream", "encoding", "manifest"),
+}
+
+
+def _checked(message: Envelope, line: int) -> Envelope:
+    required = _REQUIRED.get(message.type)
+    if required is None:
+        raise NotSingerError(f"line {line} has the unknown message type '{message.type[:40]}'")
+    missing = [name for name in required if getattr(message, name) in ("", None, msgspec.Raw())]
+    if missing:
+        raise NotSingerError(f"line {line}: {message.type} lacks {', '.join(missing)}")
+    return message
+
+
+def _check_records(frame: Frame) -> None:
+    for row, message in enumerate(frame.messages):
+        if message.record is msgspec.UNSET or not message.stream:
+            lacking = "stream" if not message.stream else "record"
+            raise NotSingerError(f"line {frame.line(row)}: RECORD lacks {lacking}")

@@ -1,0 +1,210 @@
+"""The plan of a stream's table: its columns, its key, and the additive DDL that makes the database agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from resilient_core.contract import Contract
+from resilient_core.errors import ConfigError, Fault
+from target_resilient.backends import Backend, TableFacts
+from target_resilient.columns import Column, column_for
+from target_resilient.naming import unique_names
+from target_resilient.sql import Name, Sql, columns, join, sql
+
+ROW_HASH = "_sdc_row_hash"
+DELETED_AT = "_sdc_deleted_at"
+METADATA: tuple[Column, ...] = (
+    Column("_sdc_extracted_at", "_sdc_extracted_at", "timestamptz"),
+    Column("_sdc_received_at", "_sdc_received_at", "timestamptz"),
+    Column("_sdc_batched_at", "_sdc_batched_at", "timestamptz"),
+    Column("_sdc_sequence", "_sdc_sequence", "bigint"),
+    Column("_sdc_table_version", "_sdc_table_version", "bigint"),
+)
+"""What `add_record_metadata` adds; these columns never make a row count as changed."""
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What a SCHEMA message says of a stream."""
+
+    stream: str
+    contract: Contract
+    key_properties: tuple[str, ...]
+    replication_key: str | None
+
+
+@dataclass(frozen=True)
+class SchemaChange:
+    """One DDL statement and its row in `schema_log`."""
+
+    statement: Sql
+    change: str
+    column_name: str | None = None
+    original_name: str | None = None
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """How a stream's records become rows. `key` holds column names and is empty for append-only tables."""
+
+    spec: StreamSpec
+    table: Name
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    row_hash: bool
+    metadata: bool
+    comparable: Mapping[str, str]
+    clears_deleted: bool
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The record fields that have a column."""
+        return frozenset(column.key for column in self.columns)
+
+    @property
+    def column_names(self) -> list[str]:
+        """Every column that a load writes, in the order of the CSV fields."""
+        names = [column.name for column in self.columns]
+        names += [ROW_HASH] if self.row_hash else []
+        return names + [column.name for column in METADATA] if self.metadata else names
+
+    @property
+    def replication_column(self) -> Column | None:
+        """The column of the replication key, where the stream has one."""
+        key = self.spec.replication_key
+        return next((column for column in self.columns if column.key == key), None) if key else None
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The settings that shape tables."""
+
+    lower_names: bool
+    metadata: bool
+    keyless: str
+    append_only: bool
+    naive_datetimes: str
+
+
+def wanted_columns(spec: StreamSpec, extra: Sequence[Column], options: TableOptions) -> list[Column]:
+    """The columns that the SCHEMA and the fields seen beyond it ask for; names are still the record's."""
+    found = [
+        column_for(key, key, schema, declared=spec.contract.declared, naive=options.naive_datetimes)
+        for key, schema in spec.contract.schema["properties"].items()
+    ]
+    metadata = {column.key for column in METADATA} if options.metadata else set()
+    named = {column.key for column in found} | metadata
+    return [c for c in found if c.key not in metadata] + [c for c in extra if c.key not in named]
+
+
+def plan_table(
+    backend: Backend,
+    spec: StreamSpec,
+    table: Name,
+    extra: Sequence[Column],
+    options: TableOptions,
+) -> tuple[TablePlan, list[SchemaChange]]:
+    """The plan for a stream's table and the DDL that is still needed. Raises ConfigError when the key cannot work."""
+    facts = backend.describe(table)
+    wanted = wanted_columns(spec, extra, options)
+    names = unique_names([c.key for c in wanted], _known_names(backend, table, facts), lower=options.lower_names)
+    found = [_as_database_has_it(replace(column, name=names[column.key]), facts) for column in wanted]
+    by_key = {column.key: column for column in found}
+    row_hash = not spec.key_properties and options.keyless == "set" and not options.append_only
+    key = (ROW_HASH,) if row_hash else tuple(by_key[k].name for k in spec.key_properties if k in by_key)
+    if options.append_only:
+        key = ()
+    plan = TablePlan(
+        spec=spec,
+        table=table,
+        columns=tuple(found),
+        key=key,
+        row_hash=row_hash,
+        metadata=options.metadata,
+        comparable={c.name: backend.comparable(f) for c in found if facts and (f := facts.columns.get(c.name))},
+        clears_deleted=bool(facts and DELETED_AT in facts.columns) and DELETED_AT not in by_key,
+    )
+    if facts is None:
+        return plan, [_create(backend, plan)]
+    _check_key(plan, facts)
+    return plan, _add_columns(backend, plan, facts)
+
+
+def _as_database_has_it(column: Column, facts: TableFacts | None) -> Column:
+    found = facts.columns.get(column.name) if facts else None
+    return column.as_found(found) if found else column
+
+
+def _known_names(backend: Backend, table: Name, facts: TableFacts | None) -> dict[str, str]:
+    """Original → column name as given by earlier loads; a column nobody logged keeps its own name."""
+    if facts is None:
+        return {}
+    logged = backend.fetch(
+        "SELECT original_name, column_name FROM {} WHERE table_name = %s AND original_name IS NOT NULL",
+        [(backend.meta_schema, "schema_log")],
+        [".".join(table)],
+    )
+    given = {original: name for original, name in logged if name in facts.columns}
+    return {name: name for name in facts.columns if name not in given.values()} | given
+
+
+def _create(backend: Backend, plan: TablePlan) -> SchemaChange:
+    definitions = [_definition(backend, column, column.name in plan.key) for column in _all_columns(plan)]
+    if plan.key:
+        definitions.append(join("", [sql("PRIMARY KEY ("), columns(plan.key), sql(")")]))
+    body = join("", [sql("CREATE TABLE {} (", plan.table), join(", ", definitions), sql(")")])
+    return SchemaChange(body, "create table")
+
+
+def _all_columns(plan: TablePlan) -> list[Column]:
+    extra = [Column(ROW_HASH, ROW_HASH, "text")] if plan.row_hash else []
+    return [*plan.columns, *extra, *(METADATA if plan.metadata else ())]
+
+
+def _add_columns(backend: Backend, plan: TablePlan, facts: TableFacts) -> list[SchemaChange]:
+    return [
+        SchemaChange(
+            join(
+                " ", [sql("ALTER TABLE {} ADD COLUMN IF NOT EXISTS", plan.table), _definition(backend, column, False)]
+            ),
+            "add column",
+            column.name,
+            column.key,
+        )
+        for column in _all_columns(plan)
+        if column.name not in facts.columns
+    ]
+
+
+def _definition(backend: Backend, column: Column, not_null: bool) -> Sql:
+    precision = f"({column.digits}, {column.scale})" if column.kind == "numeric" else ""
+    suffix = " NOT NULL" if not_null else ""
+    return sql(f"{{}} {backend.types[column.kind]}{precision}{suffix}", column.name)
+
+
+def _check_key(plan: TablePlan, facts: TableFacts) -> None:
+    """Without a unique index on exactly the key, an upsert cannot be idempotent."""
+    key = frozenset(plan.key)
+    if not key or key in facts.unique_keys:
+        return
+    quoted = ", ".join(f'"{name}"' for name in plan.key)
+    table = ".".join(f'"{part}"' for part in plan.table)
+    raise ConfigError([
+        Fault(
+            f"stream '{plan.spec.stream}'",
+            f"table {table} has no unique index on its key ({quoted}), so rows could double; run"
+            f" `CREATE UNIQUE INDEX ON {table} ({quoted})`, choose another table, or load it append-only",
+        )
+    ])  # fmt: skip
+
+
+def key_faults(spec: StreamSpec) -> list[Fault]:
+    """Keys and replication keys that the schema does not describe."""
+    known: Mapping[str, Any] = spec.contract.schema["properties"]
+    return [
+        Fault(f"stream '{spec.stream}'", f"the key '{key}' is not among the schema's properties")
+        for key in spec.key_properties
+        if key not in known
+    ]
