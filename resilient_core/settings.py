@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from resilient_core.errors import Fault
 
-Kind = Literal["string", "integer", "boolean", "object", "array", "options", "duration", "size", "ratio", "password"]
+Kind = Literal["string", "integer", "boolean", "object", "array", "options", "duration", "size", "ratio", "password", "any"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -29,6 +29,7 @@ _JSON_TYPES: dict[str, str | list[str]] = {
     "size": "string",
     "ratio": ["number", "string"],
     "password": "string",
+    "any": ["string", "integer", "number", "boolean", "object", "array"],
 }
 
 
@@ -156,6 +157,8 @@ def _problem(setting: Setting, value: Any) -> str | None:
             parser(value)
         except ValueError as error:
             return str(error)
+        return None
+    if setting.kind == "any":
         return None
     expected = _JSON_TYPES[setting.kind]
     if _json_type(value) != expected:

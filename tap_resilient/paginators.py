@@ -1,0 +1,460 @@
+"""How each API goes from page to page. A paginator says where to read next, and what spoke for or against the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+from urllib.parse import urljoin
+
+from requests.utils import parse_header_links
+
+from resilient_core.errors import Fault
+from resilient_core.settings import Setting, unknown_name
+from tap_resilient.blocks import read_block
+from tap_resilient.completeness import Announcements, Evidence, Page
+from tap_resilient.paths import MISSING, Path
+from tap_resilient.selector import parse_path
+
+Purpose = Literal["read", "confirm", "fill", "seam"]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the next request reads: parameters, or a whole `url`. `index` is the page number or the row offset.
+
+    `read` goes on; `confirm` looks behind an empty page; `fill` reads the empty one again; `seam` reads the last row
+    again, which has moved if rows vanished before it. `size` is the page size asked for, None without one.
+    """
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    url: str | None = None
+    index: int = 0
+    size: int | None = None
+    purpose: Purpose = "read"
+    first: bool = False
+
+
+class Paginator(Protocol):
+    """Goes from page to page. `positional` paging counts pages or rows; `shrinks` is its leave to ask for less."""
+
+    announcements: Announcements
+    positional: bool
+    shrinks: bool
+
+    def start(self) -> Position:
+        """Where the first request reads."""
+        ...
+
+    def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
+        """The page without rows that were taken before."""
+        ...
+
+    def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        """Where to read after `page`; None at the end, or after a contradiction."""
+        ...
+
+    def resized(self, position: Position, size: int) -> Position:
+        """The same place, read in pages of `size` rows."""
+        ...
+
+    def skipping(self, position: Position, seen: Evidence) -> Position | None:
+        """The place after a page that cannot be read; None where only the page itself could tell."""
+        ...
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all paginators share."""
+
+    announcements: Announcements
+    positional = False
+    shrinks = False
+
+    def start(self) -> Position:
+        """Where the first request reads."""
+        return Position(first=True)
+
+    def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
+        """All rows are new here."""
+        return page
+
+    def resized(self, position: Position, size: int) -> Position:
+        """Pages cannot be resized in general."""
+        return position
+
+    def skipping(self, position: Position, seen: Evidence) -> Position | None:
+        """Only a page itself tells where the next one is."""
+        return None
+
+
+@dataclass(frozen=True)
+class Single(Base):
+    """One request; nothing in it says that it was all, unless a total is declared."""
+
+    def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        """No next page; a next link or `has_more` contradicts the configuration."""
+        if seen.has_more or "next" in _links(page):
+            seen.contradict("the answer says that more pages follow, but the paginator is `single`")
+        if seen.has_more is False:
+            seen.announce("has_more is false")
+        return None
+
+
+@dataclass(frozen=True)
+class Numbered(Base):
+    """Pages by number. A short page ends nothing: the end is a flag, or an empty page with nothing behind it."""
+
+    page_param: str = "page"
+    first_number: int = 1
+    size_param: str | None = None
+    page_size: int | None = None
+    positional = True
+
+    def start(self) -> Position:
+        """The first page."""
+        return replace(self._page(self.first_number), first=True)
+
+    def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
+        """The last page, read again, brings only what follows its last row; if that row moved, rows were missed."""
+        return _behind_seam(page, 0, seen) if position.purpose == "seam" else page
+
+    def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        """The next page; after the last one, the checks that it was the last."""
+        if position.purpose == "seam":
+            return self._page(position.index + 1) if page.rows else None
+        if position.purpose == "fill":
+            return self._after_fill(page, position, seen)
+        if seen.has_more is False:
+            return self._end(position, seen, "has_more is false")
+        if page.rows:
+            return self._after_rows(position, seen)
+        return self._after_empty(page, position, seen)
+
+    def skipping(self, position: Position, seen: Evidence) -> Position | None:
+        """The next number."""
+        return self._page(position.index + 1)
+
+    def _after_rows(self, position: Position, seen: Evidence) -> Position | None:
+        if position.purpose == "confirm":
+            return self._page(position.index - 1, "fill")
+        if seen.pages == 1 and seen.reached_total and _short(seen, self.page_size):
+            return self._end(position, seen, "the declared total")
+        return self._page(position.index + 1)
+
+    def _after_empty(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        if seen.has_more and page.past_end:
+            seen.contradict("has_more was true, but there is no further page")
+            return None
+        if seen.has_more:
+            return self._page(position.index + 1)
+        certain = not seen.rows or seen.reached_total or _short(seen, self.page_size) or position.purpose == "confirm"
+        if not certain:
+            return self._page(position.index + 1, "confirm")
+        return self._end(position, seen, "an empty page after the last")
+
+    def _after_fill(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        if page.rows:
+            return self._page(position.index + 2)
+        seen.contradict(f"page {position.index} is empty, but the page behind it is not")
+        return None
+
+    def _end(self, position: Position, seen: Evidence, how: str) -> Position | None:
+        """The announced end; after more than one page, rows may have moved: the last row is looked at again."""
+        seen.announce(how)
+        return self._page(seen.last_index, "seam") if seen.pages > 1 else None
+
+    def _page(self, number: int, purpose: Purpose = "read") -> Position:
+        params = {self.page_param: number, self.size_param or "": self.page_size}
+        return Position(_given(params), index=number, size=self.page_size, purpose=purpose)
+
+
+@dataclass(frozen=True)
+class Offset(Base):
+    """Rows by offset, which advances by the rows received, whatever page size the server keeps to."""
+
+    offset_param: str = "offset"
+    limit_param: str | None = None
+    page_size: int | None = None
+    shrinks: bool = False
+    positional = True
+
+    def start(self) -> Position:
+        """The first row."""
+        return replace(self._at(0, self.page_size), first=True)
+
+    def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
+        """Reading from the last row brings that row first; if it moved, rows were missed."""
+        return _behind_seam(page, seen.last_size - 1, seen) if position.purpose == "seam" else page
+
+    def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        """The next rows; after the last ones, from the last row again, to see that it is where it was."""
+        if position.purpose == "seam":
+            return self._after_seam(page, position, seen)
+        after = position.index + len(page.rows)
+        if seen.has_more is False:
+            return self._end(after, position, seen, "has_more is false")
+        if page.rows and not seen.reached_total:
+            return self._at(after, position.size)
+        return self._end(after, position, seen, "the declared total" if page.rows else "an empty page after the last")
+
+    def resized(self, position: Position, size: int) -> Position:
+        """The same offset with another limit."""
+        return replace(self._at(position.index, size, position.purpose), first=position.first)
+
+    def skipping(self, position: Position, seen: Evidence) -> Position | None:
+        """Past the rows of one page, if its size is known."""
+        return self._at(position.index + position.size, position.size) if position.size else None
+
+    def _after_seam(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        if page.rows:
+            return self._at(position.index + 1 + len(page.rows), position.size)
+        if seen.has_more:
+            seen.contradict("has_more is true, but no row follows the last one")
+        return None
+
+    def _end(self, after: int, position: Position, seen: Evidence, how: str) -> Position | None:
+        seen.announce(how)
+        trusted = _short(seen, self.page_size) or seen.has_more is False
+        if not seen.rows or (seen.pages == 1 and trusted):
+            return None
+        return self._at(after - 1, position.size, "seam")
+
+    def _at(self, offset: int, size: int | None, purpose: Purpose = "read") -> Position:
+        params = {self.offset_param: offset, self.limit_param or "": size}
+        return Position(_given(params), index=offset, size=size, purpose=purpose)
+
+
+@dataclass(frozen=True)
+class Cursor(Base):
+    """A token from each answer, or from its last record, leads to the next."""
+
+    cursor_param: str = "cursor"
+    cursor_path: Path | None = None
+    cursor_from: Path | None = None
+    limit_param: str | None = None
+    page_size: int | None = None
+
+    def start(self) -> Position:
+        """No cursor yet."""
+        return replace(self._at(None, 0), first=True)
+
+    def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        """After the cursor; a null one, an absent one after others, `has_more: false` or an empty page is the end."""
+        if seen.has_more is False:
+            return _ended(seen, "has_more is false")
+        if self.cursor_from and not page.rows:
+            return _ended(seen, None if seen.has_more else "an empty page after the last", "has_more without records")
+        token = self._token(page)
+        if token in (MISSING, None, "", False):
+            return _lead_ended(token, position, seen, "cursor", followed_records=self.cursor_from is not None)
+        seen.follow(str(token))
+        return self._at(token, position.index + 1)
+
+    def _token(self, page: Page) -> Any:
+        if self.cursor_path:
+            return self.cursor_path.find(page.response.body)
+        facts = {"last_record": page.rows[-1], "body": page.response.body, "headers": page.response.headers}
+        return self.cursor_from.find(facts) if self.cursor_from else MISSING
+
+    def _at(self, token: Any, index: int) -> Position:
+        params = {self.cursor_param: token, self.limit_param or "": self.page_size}
+        return Position(_given(params), index=index, size=self.page_size)
+
+
+@dataclass(frozen=True)
+class NextUrl(Base):
+    """The body holds the URL of the next page."""
+
+    next_url_path: Path | None = None
+
+    def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        """The next URL, resolved against the page's own (RFC 3986); a null or absent one is the end."""
+        if seen.has_more is False:
+            return _ended(seen, "has_more is false")
+        url = self.next_url_path.find(page.response.body) if self.next_url_path else MISSING
+        if url in (MISSING, None, "", False):
+            return _lead_ended(url, position, seen, "next URL")
+        return _follow_url(str(url), page, position, seen)
+
+
+@dataclass(frozen=True)
+class HeaderLink(Base):
+    """The Link header (RFC 8288) holds the URL of the next page."""
+
+    rel: str = "next"
+
+    def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
+        """The link's URL; other links without it are the end, no Link header after rich ones is a contradiction."""
+        if seen.has_more is False:
+            return _ended(seen, "has_more is false")
+        links = _links(page)
+        if self.rel in links:
+            seen.other_links = seen.other_links or len(links) > 1
+            return _follow_url(links[self.rel], page, position, seen)
+        if not links and seen.other_links:
+            seen.contradict("the Link header vanished in mid-scan")
+        return _lead_ended(None if links else MISSING, position, seen, "next link")
+
+
+def _behind_seam(page: Page, at: int, seen: Evidence) -> Page:
+    """What follows the last row. It may have moved back (rows came in), not forward: then rows slipped by unread."""
+    shift = seen.shift(page.rows, at)
+    if shift is None or shift < 0:
+        seen.contradict("rows moved to earlier pages while they were read, so that some may be missing")
+    return replace(page, rows=seen.after_last(page.rows))
+
+
+def _ended(seen: Evidence, how: str | None, otherwise: str = "") -> None:
+    """The announced end, or, where there is none, the contradiction."""
+    if how:
+        seen.announce(how)
+    else:
+        seen.contradict(otherwise)
+
+
+def _lead_ended(lead: Any, position: Position, seen: Evidence, what: str, *, followed_records: bool = False) -> None:
+    """There is no cursor or link: the end if it is null or was there before; unproven if it was never seen."""
+    if seen.has_more:
+        seen.contradict(f"has_more is true, but there is no {what}")
+    elif followed_records:
+        seen.contradict(f"the last record has no {what}")
+    elif lead is not MISSING:
+        seen.announce(f"the {what} is empty")
+    elif not position.first:
+        seen.announce(f"there is no further {what}")
+
+
+def _follow_url(url: str, page: Page, position: Position, seen: Evidence) -> Position:
+    absolute = urljoin(page.response.url, url)
+    seen.follow(absolute)
+    return Position(url=absolute, index=position.index + 1)
+
+
+def _links(page: Page) -> dict[str, str]:
+    """The URLs of a Link header by relation; a relation list counts for each of its names."""
+    header = page.response.headers.get("link", "")
+    parsed = parse_header_links(header) if header else []
+    return {rel: link["url"] for link in parsed for rel in link.get("rel", "").split() if link.get("url")}
+
+
+def _short(seen: Evidence, page_size: int | None) -> bool:
+    """Whether the last page held fewer rows than a full one. Never an end by itself."""
+    full = seen.largest_page if seen.pages > 1 else page_size or 0
+    return seen.last_size < full
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name and value is not None}
+
+
+_COMMON = (
+    Setting("type", "string", "How the API goes from page to page", required=True),
+    Setting("total_path", "string", "JMESPath of the declared number of rows"),
+    Setting("total_header", "string", "Header with the declared number of rows"),
+    Setting("has_more_path", "string", "JMESPath of the flag that more follows"),
+)
+_PAGE_SIZE = Setting("page_size", "integer", "Rows to ask for; None asks for the server's own size")
+
+SETTINGS: dict[str, tuple[Setting, ...]] = {
+    "single": _COMMON,
+    "page": (
+        *_COMMON,
+        Setting("page_param", "string", "Parameter of the page number", "page"),
+        Setting("start", "integer", "Number of the first page", 1),
+        Setting("size_param", "string", "Parameter of the page size"),
+        _PAGE_SIZE,
+        Setting("total_pages_path", "string", "JMESPath of the declared number of pages"),
+    ),
+    "offset": (
+        *_COMMON,
+        Setting("offset_param", "string", "Parameter of the row offset", "offset"),
+        Setting("limit_param", "string", "Parameter of the page size"),
+        _PAGE_SIZE,
+        Setting(
+            "on_error", "options", "shrink_page: ask for half when a page fails for good", options=("shrink_page",)
+        ),
+    ),
+    "cursor": (
+        *_COMMON,
+        Setting("cursor_param", "string", "Parameter of the cursor", required=True),
+        Setting("cursor_path", "string", "JMESPath of the next cursor in the body"),
+        Setting("cursor_from", "string", "JMESPath of the next cursor in {last_record, body, headers}"),
+        Setting("limit_param", "string", "Parameter of the page size"),
+        _PAGE_SIZE,
+    ),
+    "next_url": (*_COMMON, Setting("next_url_path", "string", "JMESPath of the next page's URL", required=True)),
+    "header_link": (*_COMMON, Setting("rel", "string", "Link relation that leads on", "next")),
+}
+"""The keys of each paginator, by its type."""
+
+
+def parse_paginator(value: Any, where: str) -> tuple[Paginator, list[Fault]]:
+    """The paginator of a `paginator:` block, with every fault found; None means one request without paging."""
+    if value is None:
+        return Single(Announcements()), []
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if kind not in SETTINGS:
+        message = unknown_name("paginator", kind, SETTINGS) if isinstance(kind, str) else f"names one of: {_types()}"
+        return Single(Announcements()), [Fault(f"{where}.type", message)]
+    block, faults = read_block(SETTINGS[kind], value, where)
+    paths = {}
+    for name in [name for name in block if name.endswith("_path") or name == "cursor_from"]:
+        paths[name], more = parse_path(block[name], f"{where}.{name}")
+        faults += more
+    return _BUILDERS[kind](block, paths), faults + _size_faults(kind, block, where)
+
+
+def _types() -> str:
+    return ", ".join(sorted(SETTINGS))
+
+
+def _size_faults(kind: str, block: Mapping[str, Any], where: str) -> list[Fault]:
+    size_param = "size_param" if kind == "page" else "limit_param"
+    faults = []
+    if block.get("page_size") is not None and block["page_size"] < 1:
+        faults.append(Fault(f"{where}.page_size", "must be at least 1"))
+    if block.get(size_param) and block.get("page_size") is None:
+        faults.append(Fault(f"{where}.page_size", f"is required beside {size_param}"))
+    if kind == "offset" and block["on_error"] and not (block["limit_param"] and block["page_size"]):
+        faults.append(Fault(f"{where}.on_error", "shrink_page needs limit_param and page_size"))
+    if kind == "cursor" and bool(block["cursor_path"]) == bool(block["cursor_from"]):
+        faults.append(Fault(where, "needs cursor_path or cursor_from, one of them"))
+    return faults
+
+
+def _announcements(block: Mapping[str, Any], paths: Mapping[str, Path | None]) -> Announcements:
+    header = block["total_header"]
+    return Announcements(
+        total=paths["total_path"],
+        total_header=header.lower() if header else None,
+        total_pages=paths.get("total_pages_path"),
+        has_more=paths["has_more_path"],
+    )
+
+
+Builder = Callable[[Mapping[str, Any], Mapping[str, Path | None]], Paginator]
+
+_BUILDERS: dict[str, Builder] = {
+    "single": lambda block, paths: Single(_announcements(block, paths)),
+    "page": lambda block, paths: Numbered(
+        _announcements(block, paths), block["page_param"], block["start"], block["size_param"], block["page_size"]
+    ),
+    "offset": lambda block, paths: Offset(
+        _announcements(block, paths),
+        block["offset_param"],
+        block["limit_param"],
+        block["page_size"],
+        block["on_error"] is not None,
+    ),
+    "cursor": lambda block, paths: Cursor(
+        _announcements(block, paths),
+        block["cursor_param"],
+        paths["cursor_path"],
+        paths["cursor_from"],
+        block["limit_param"],
+        block["page_size"],
+    ),
+    "next_url": lambda block, paths: NextUrl(_announcements(block, paths), paths["next_url_path"]),
+    "header_link": lambda block, paths: HeaderLink(_announcements(block, paths), block["rel"]),
+}

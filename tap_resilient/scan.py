@@ -1,0 +1,163 @@
+"""One scan: the pages of one window of one partition, from the first request to the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resilient_core.errors import UnavailableError
+from resilient_core.secrets import Resolver
+from tap_resilient.client import ActionRequested, Client, Request, RequestRefusedError, Response
+from tap_resilient.completeness import Evidence, Page, Verdict, by_keys
+from tap_resilient.paginators import Position
+from tap_resilient.selector import Row
+from tap_resilient.source import StreamSpec
+from tap_resilient.templates import Scope, render, render_path
+
+MAX_SKIPPED_PAGES = 100
+
+_NOTHING = Response(404, {}, None, 0, "")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a scan covers: the values for its templates, and the parameters of its window."""
+
+    scope: Scope
+    params: Mapping[str, Any]
+
+
+class Scan:
+    """Reads the pages of one stream over one ground."""
+
+    def __init__(self, spec: StreamSpec, client: Client, resolver: Resolver, ground: Ground) -> None:
+        self._spec = spec
+        self._client = client
+        self._resolver = resolver
+        self._ground = ground
+        self._paginator = spec.paginator
+        self._skipped_pages = 0
+        self.stopped = False
+        self.seen = Evidence(
+            announcements=spec.paginator.announcements,
+            identify=by_keys(_raw_keys(spec)),
+            positional=spec.paginator.positional,
+        )
+
+    def pages(self) -> Iterator[list[Row]]:
+        """The rows, page by page, until the end or a contradiction.
+
+        Raises what the client raises, and ActionRequested for `split_window`.
+        """
+        position: Position | None = self._paginator.start()
+        while position is not None and not self.seen.contradiction:
+            try:
+                page, position = self._fetch(position)
+            except ActionRequested as asked:
+                position = self._obey(asked, position)
+                continue
+            rows = self._take(page, position)
+            if not self.seen.contradiction:
+                yield rows
+                position = self._paginator.next(Page(rows, page.response, page.past_end), position, self.seen)
+
+    def verdict(self) -> tuple[Verdict, str]:
+        """The verdict and its reason."""
+        return self.seen.verdict()
+
+    @property
+    def drained(self) -> bool:
+        """Whether the window was read to its end, with nothing left out."""
+        return not self.stopped and not self.seen.contradiction and self.verdict()[0] != "incomplete"
+
+    def _take(self, page: Page, position: Position) -> list[Row]:
+        self.seen.saw(page)
+        fresh = self._paginator.fresh(page, position, self.seen)
+        self.seen.took(fresh.rows, position.index)
+        return fresh.rows
+
+    def _fetch(self, position: Position) -> tuple[Page, Position]:
+        """The page at `position`, and the position it was read at: smaller pages are asked for where that may help."""
+        try:
+            return self._ask(position), position
+        except RequestRefusedError as refusal:
+            if self._is_past_end(refusal, position):
+                return Page([], _NOTHING, past_end=True), position
+            raise
+        except UnavailableError:
+            if not (self._paginator.shrinks and (position.size or 1) > 1):
+                raise
+            return self._fetch(self._halved(position))
+
+    def _ask(self, position: Position) -> Page:
+        found: list[list[Row]] = []
+
+        def check(response: Response) -> None:
+            found[:] = [self._spec.records.select(response.body)]
+
+        response = self._client.send(lambda: self._request(position), check=check, handlers=self._spec.error_handlers)
+        return Page(found[0] if found else [], response)
+
+    def _request(self, position: Position) -> Request:
+        spec, scope = self._spec, self._ground.scope
+        headers = self._resolver.resolve(render(dict(spec.headers), scope))
+        if position.url is not None:
+            return Request(spec.method, position.url, headers=headers, decoder=spec.decoder)
+        path = render_path(spec.path, scope)
+        params = self._resolver.resolve(render(dict(spec.params), scope))
+        moving = {**self._ground.params, **position.params}
+        if spec.json is None:
+            return Request(spec.method, path, {**params, **moving}, headers, decoder=spec.decoder)
+        body = _with_values(self._resolver.resolve(render(spec.json, scope)), moving)
+        return Request(spec.method, path, params, headers, body, spec.decoder)
+
+    def _is_past_end(self, refusal: RequestRefusedError, position: Position) -> bool:
+        """404 after the first page; any refusal of a request that only looks whether anything is left."""
+        if not self._paginator.positional or position.first:
+            return False
+        return refusal.status == 404 or position.purpose != "read" or self.seen.reached_total
+
+    def _halved(self, position: Position) -> Position:
+        return self._paginator.resized(position, max((position.size or 1) // 2, 1))
+
+    def _obey(self, asked: ActionRequested, position: Position) -> Position | None:
+        """Do what an error handler asks of the scan; the place to go on from, None to end here."""
+        if asked.action == "shrink_page" and (smaller := self._halved(position)) != position:
+            return smaller
+        if asked.action in {"stop", "skip_partition"}:
+            self.stopped = True
+            self.seen.skip(f"ended by an error handler ({asked.action})")
+            return None
+        if asked.action == "skip_page":
+            return self._skip(position)
+        raise asked
+
+    def _skip(self, position: Position) -> Position | None:
+        self._skipped_pages += 1
+        after = self._paginator.skipping(position, self.seen)
+        if after is None or self._skipped_pages > MAX_SKIPPED_PAGES:
+            self.seen.contradict("a page had to be skipped, and nothing tells where the next one is")
+            return None
+        self.seen.skip("pages were skipped by an error handler")
+        return after
+
+
+def _raw_keys(spec: StreamSpec) -> tuple[str, ...]:
+    """The key fields as the API names them; none if one of them is nested or computed."""
+    sources = {field.name: field.source for field in spec.fields}
+    paths = [sources[key].names if key in sources else (key,) for key in spec.primary_keys]
+    return tuple(names[0] for names in paths if names) if all(names and len(names) == 1 for names in paths) else ()
+
+
+def _with_values(body: Any, values: Mapping[str, Any]) -> Any:
+    """`body` with `values` at their dotted names (`variables.after`)."""
+    if not isinstance(body, dict):
+        return body
+    for name, value in values.items():
+        *parents, last = name.split(".")
+        place = body
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return body
