@@ -1,0 +1,168 @@
+"""Decodes bodies: json, jsonl, csv, xml. What cannot be decoded is a failed request, never an empty page.
+
+Integers are exact at any size, and a decimal that a float cannot hold exactly is a `decimal.Decimal`. What strict JSON
+forbids but servers send (NaN, Infinity, lone surrogates) is passed on as it is, to be judged record by record: NaN and
+Infinity as Decimal, because writers turn a float NaN into null.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+from xml.parsers import expat
+
+import msgspec
+
+from resilient_core.errors import Fault
+from resilient_core.settings import unknown_name
+from tap_resilient.exchange import BadAnswerError
+
+MAX_XML_DEPTH = 200
+
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+_XML_ENCODING = re.compile(rb"<\?xml[^>]{0,99}\sencoding\s*=\s*[\"']([\w.:-]+)")
+_BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32-le"), (b"\x00\x00\xfe\xff", "utf-32-be"))
+_BOMS_16 = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_HTML = re.compile(rb"\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
+_INEXACT = re.compile(rb"[\d.]{17}|\d[eE][+-]?\d{3}")
+"""May be a number that a float does not hold: 15 significant digits always survive (IEEE 754, DBL_DIG)."""
+_MOST_INT_DIGITS = 4300  # of int(), against quadratic time
+
+
+def decode(name: str, body: bytes | bytearray, content_type: str = "") -> Any:
+    """The body decoded by the decoder `name`. Raises BadAnswerError if it is not what that decoder expects."""
+    if _HTML.match(body) and name != "xml":
+        raise BadAnswerError(f"the answer is an HTML page, not {name}")
+    try:
+        return DECODERS[name](_utf8(body, content_type))
+    except RecursionError:
+        raise BadAnswerError(f"the {name} answer is nested too deeply") from None
+    except (ValueError, csv.Error, expat.ExpatError, msgspec.DecodeError):
+        raise BadAnswerError(f"the answer is not valid {name} ({len(body)} bytes)") from None
+
+
+def decoder_faults(name: str, where: str) -> list[Fault]:
+    """The fault of an unknown decoder name, if it is one."""
+    return [] if name in DECODERS else [Fault(where, unknown_name("decoder", name, DECODERS))]
+
+
+def exact_number(text: str) -> float | Decimal:
+    """The decimal in `text` as a float if that holds it exactly in its shortest form, else as a Decimal."""
+    number, exact = float(text), Decimal(text)
+    return number if Decimal(repr(number)) == exact else exact
+
+
+_fast = msgspec.json.Decoder()
+_exact = msgspec.json.Decoder(float_hook=exact_number)
+
+
+def _json(body: bytes | bytearray) -> Any:
+    if not body.strip():
+        raise BadAnswerError("the answer is empty where JSON was expected")
+    try:
+        return _numbers(body).decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _lenient(body)
+
+
+def _jsonl(body: bytes | bytearray) -> list[Any]:
+    try:
+        return _numbers(body).decode_lines(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return [_lenient(line) for line in bytes(body).split(b"\n") if line.strip()]
+
+
+def _numbers(body: bytes | bytearray) -> msgspec.json.Decoder[Any]:
+    return _exact if _INEXACT.search(body) else _fast
+
+
+def _lenient(body: bytes | bytearray) -> Any:
+    return json.loads(body.decode(), parse_float=exact_number, parse_int=_exact_integer, parse_constant=Decimal)
+
+
+def _exact_integer(text: str) -> int | Decimal:
+    return int(text) if len(text) <= _MOST_INT_DIGITS else Decimal(text)
+
+
+def _csv(body: bytes | bytearray) -> list[dict[str, str]]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.reader(io.StringIO(body.decode(), newline=""), strict=True)
+    header = next(reader, [])
+    if len(set(header)) < len(header):
+        raise BadAnswerError("the CSV header names a column twice")
+    rows = [row for row in reader if row]
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise BadAnswerError(f"CSV row {number} has {len(row)} fields, the header {len(header)}: cut or broken")
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _xml(body: bytes | bytearray) -> dict[str, Any]:
+    builder = _XmlBuilder()
+    builder.parser.Parse(bytes(body), True)
+    if {name.lower() for name in builder.root} == {"html"}:
+        raise BadAnswerError("the answer is an HTML page, not xml")
+    return builder.root
+
+
+class _XmlBuilder:
+    """Elements as objects: attributes `@name`, text `#text` (or the bare text), repeated elements as lists."""
+
+    def __init__(self) -> None:
+        self.root: dict[str, Any] = {}
+        self._open: list[tuple[str, dict[str, Any], list[str]]] = [("", self.root, [])]
+        self.parser = expat.ParserCreate("utf-8")
+        self.parser.StartDoctypeDeclHandler = self._doctype
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.CharacterDataHandler = self._text
+
+    def _doctype(self, *_: Any) -> None:
+        raise BadAnswerError("the XML answer has a DOCTYPE, which may expand without bound; it is refused")
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        if len(self._open) > MAX_XML_DEPTH:
+            raise BadAnswerError("the xml answer is nested too deeply")
+        self._open.append((name, {f"@{key}": value for key, value in attributes.items()}, []))
+
+    def _text(self, text: str) -> None:
+        self._open[-1][2].append(text)
+
+    def _end(self, name: str) -> None:
+        _, element, texts = self._open.pop()
+        text = "".join(texts).strip()
+        value: Any = {**element, "#text": text} if element and text else element or text or None
+        parent = self._open[-1][1]
+        if name not in parent:
+            parent[name] = value
+        elif isinstance(parent[name], list):
+            parent[name].append(value)
+        else:
+            parent[name] = [parent[name], value]
+
+
+DECODERS: dict[str, Callable[[bytes | bytearray], Any]] = {"json": _json, "jsonl": _jsonl, "csv": _csv, "xml": _xml}
+"""Decoders by name. Each takes UTF-8 and raises ValueError or BadAnswerError for what it cannot read."""
+
+
+def _utf8(body: bytes | bytearray, content_type: str) -> bytes | bytearray:
+    """The body as UTF-8 without BOM: by its BOM, the charset of Content-Type, an XML declaration, else as it is."""
+    for mark, name in (*_BOMS, *_BOMS_16):
+        if body.startswith(mark):
+            rest = body[len(mark) :]
+            return rest if name == "utf-8" else rest.decode(name).encode()
+    declared = _XML_ENCODING.match(body)
+    found = _CHARSET.search(content_type)
+    charset = found[1].lower() if found else declared[1].decode().lower() if declared else "utf-8"
+    if charset in {"utf-8", "utf8", "us-ascii", "ascii"}:
+        return body
+    try:
+        return body.decode(charset).encode()
+    except LookupError:
+        raise BadAnswerError("the answer has an unknown charset") from None
