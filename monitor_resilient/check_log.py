@@ -24,14 +24,14 @@ MEMORY = timedelta(days=90)
 History = dict[tuple[str, str], list[Episode]]
 """(check, subject) → its episodes, oldest first."""
 
-_COLUMNS = '"check", stream, state, since, value, threshold, notified_at, at'
+_COLUMNS = '"check", stream, state, since, value, threshold, notified_at, "at"'
 _READ = (
     f'SELECT "check", stream, state, {seconds("since")}, {seconds("at")}, value, threshold,'  # noqa: S608
-    f" {seconds('notified_at')} FROM {{}} WHERE at >= {TIMESTAMP} ORDER BY since"
+    f" {seconds('notified_at')} FROM {{}} AS check_log WHERE check_log.at >= {TIMESTAMP} ORDER BY since"
 )
 _SAME = f'"check" = %s AND stream = %s AND since = {TIMESTAMP}'
 _UPDATE = (
-    f"UPDATE {{}} SET state = %s, value = %s, threshold = %s, notified_at = {TIMESTAMP}, at = {TIMESTAMP}"  # noqa: S608
+    f'UPDATE {{}} SET state = %s, value = %s, threshold = %s, notified_at = {TIMESTAMP}, "at" = {TIMESTAMP}'  # noqa: S608
     f" WHERE {_SAME}"
 )
 _INSERT = f"INSERT INTO {{}} ({_COLUMNS}) VALUES (%s, %s, %s, {TIMESTAMP}, %s, %s, {TIMESTAMP}, {TIMESTAMP})"  # noqa: S608

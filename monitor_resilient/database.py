@@ -98,9 +98,13 @@ class Database:
             raise UnavailableError(f"DuckDB file {path} does not exist; no load has made it yet, or it has moved")
 
 
-def seconds(expression: str = "{}") -> str:
-    """SQL for an instant as seconds since 1970: the same on both databases, and read without time zone packages."""
-    return f"CAST(extract(epoch FROM {expression}) AS double precision)"
+def seconds(expression: str) -> str:
+    """SQL for an instant as seconds since 1970: the same on both databases, and read without time zone packages.
+
+    A bare column name is quoted: `at` is a keyword to DuckDB.
+    """
+    quoted = f'"{expression}"' if expression.isidentifier() else expression
+    return f"CAST(extract(epoch FROM {quoted}) AS double precision)"
 
 
 def moment(epoch_seconds: float | None) -> datetime | None:

@@ -21,12 +21,13 @@ _LOADS = (
     " coalesce(received, 0), coalesce(quarantined, 0) FROM {}"
 )
 # A killed load has no end; its rows count from its last commit.
-_ENDED = seconds("coalesce(l.finished_at, max(g.committed_at), l.started_at)")
 _LOADS_OF_STREAM = (
-    "SELECT l.load_id, " + _ENDED + " AS ended, l.exit_code, coalesce(sum(g.received), 0),"
-    " coalesce(sum(g.quarantined), 0) FROM {} l LEFT JOIN {} g ON g.load_id = l.load_id AND g.stream = %s"
-    " WHERE l.pipeline IN (SELECT pipeline FROM {} WHERE stream = %s) AND l.started_at >= " + TIMESTAMP + " AND"
-    " (l.finished_at IS NOT NULL OR g.load_id IS NOT NULL)"
+    "SELECT l.load_id,"
+    " CAST(extract(epoch FROM coalesce(l.finished_at, max(g.committed_at), l.started_at)) AS double precision)"
+    " AS ended, l.exit_code, coalesce(sum(g.received), 0), coalesce(sum(g.quarantined), 0)"
+    " FROM {} l LEFT JOIN {} g ON g.load_id = l.load_id AND g.stream = %s"
+    " WHERE l.pipeline IN (SELECT pipeline FROM {} WHERE stream = %s) AND l.started_at >= CAST(%s AS timestamptz)"
+    " AND (l.finished_at IS NOT NULL OR g.load_id IS NOT NULL)"
     " GROUP BY l.load_id, l.finished_at, l.started_at, l.exit_code ORDER BY ended, l.load_id"
 )
 
@@ -82,7 +83,7 @@ class Readings:
 
     def changes(self, stream: str | None = None, *, within: timedelta) -> list[ColumnChange]:
         """The columns that loads changed `within` that time in tables which were there before; None means all."""
-        query = f"SELECT stream, table_name, column_name, change, load_id, {seconds('at')} FROM {{}} ORDER BY at"  # noqa: S608
+        query = f"SELECT stream, table_name, column_name, change, load_id, {seconds('at')} FROM {{}} ORDER BY 6"  # noqa: S608
         made_by: dict[str, str] = {}
         changes: list[ColumnChange] = []
         for found, table, column, change, load_id, at in self.meta(query, ["schema_log"]):
@@ -98,13 +99,13 @@ class Readings:
 
     def table_of(self, stream: str) -> Name:
         """The table that `stream` was last loaded into; else the one of its name in the default schema."""
-        query = "SELECT table_name FROM {} WHERE stream = %s ORDER BY at DESC LIMIT 1"
+        query = "SELECT table_name FROM {} s WHERE stream = %s ORDER BY s.at DESC LIMIT 1"
         rows = self.meta(query, ["schema_log"], [stream])
         return self.full_name(rows[0][0] if rows else stream)
 
     def column_of(self, stream: str, name: str) -> str:
         """The column that holds the field `name` of `stream`."""
-        query = "SELECT column_name FROM {} WHERE stream = %s AND original_name = %s ORDER BY at DESC LIMIT 1"
+        query = "SELECT column_name FROM {} s WHERE stream = %s AND original_name = %s ORDER BY s.at DESC LIMIT 1"
         rows = self.meta(query, ["schema_log"], [stream, name])
         return str(rows[0][0]) if rows else name
 

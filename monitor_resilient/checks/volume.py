@@ -89,9 +89,11 @@ class _Model:
 
     def expected(self, at: datetime, covered: timedelta) -> Fraction | None:
         """The rows that a run which covers `covered` should bring; None while under 7 days are known."""
-        recent = [day for when, day in self.days.items() if when >= at.date() - timedelta(days=WINDOW_DAYS)]
+        start = at.date() - timedelta(days=WINDOW_DAYS)
+        recent = [day for when, day in self.days.items() if when >= start]
         known = sum((day.covered for day in recent), timedelta(0))
         if known < LEARNING:
+            self._forget(start)  # a new level is being learnt; weekdays of the old one would mislead
             return None
         daily = self._weekday(at)
         if daily is None:
