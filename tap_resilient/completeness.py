@@ -111,8 +111,8 @@ class CycleGuard:
 class Evidence:
     """What one scan saw: the rows, what the source announced, and where the two contradict each other.
 
-    `identify` gives what tells rows from one another (their keys; the whole rows without any). `positional` paging (page,
-    offset) loses rows when others vanish before them while the scan goes on, so that a shrinking total is a fault.
+    `identify` gives what tells rows from one another (their keys; the whole rows without any). `positional` paging
+    (page, offset) loses rows when others vanish before them in mid-scan, so that a shrinking total is a fault.
     """
 
     announcements: Announcements = field(default_factory=Announcements)
@@ -154,7 +154,7 @@ class Evidence:
             self.contradict(f"{MAX_EMPTY_PAGES} empty pages in a row")
 
     def took(self, rows: list[Row], index: int = 0) -> None:
-        """Count the rows of the page at `index`, and find a page that came before or shares rows with the one before it."""
+        """Count the rows of the page at `index`; find a page that came before, or shares rows with the last one."""
         if not rows:
             return
         if self._prints.repeats(_fingerprint(rows)):

@@ -20,7 +20,7 @@ NO_DEFAULT = object()
 
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 _DECIMAL = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
-_EXACT_INTEGERS = 2**53
+_EXACT = 2**53
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class QualityLog:
 def _integer(value: Any) -> Any:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
-    if isinstance(value, float | Decimal) and value == int(value) and abs(value) <= _EXACT_INTEGERS:
-        return int(value)
-    return value if _is_number(value) and isinstance(value, int) else MISSING
+    if isinstance(value, float | Decimal):
+        return int(value) if -_EXACT <= value <= _EXACT and value == int(value) else MISSING
+    return value if isinstance(value, int) and not isinstance(value, bool) else MISSING
 
 
 def _number(value: Any) -> Any:

@@ -20,15 +20,19 @@ DATETIME_FORMATS = ("iso8601", "epoch_s", "epoch_ms")
 """The named formats of `type: datetime`; any other format must be a strptime pattern."""
 
 
+UNREADABLE = (ValueError, TypeError, OverflowError, ArithmeticError)
+"""What reading a value of the wrong type or form raises."""
+
+
 class Kind(Protocol):
     """One type of replication value. Values of one kind compare with each other; None is no value."""
 
     def read(self, raw: Any) -> Any:
-        """The value of a record's field. Raises ValueError for what is not of this kind."""
+        """The value of a record's field. Raises one of UNREADABLE for what is not of this kind."""
         ...
 
     def load(self, stored: Any) -> Any:
-        """The value of a bookmark or of the configuration. Raises ValueError."""
+        """The value of a bookmark or of the configuration. Raises one of UNREADABLE."""
         ...
 
     def store(self, value: Any) -> Any:
@@ -46,19 +50,20 @@ class Kind(Protocol):
 
 def read_all(kind: Kind, values: list[Any]) -> list[Any]:
     """The values of a column; None where a value is not of the kind."""
-    if isinstance(kind, DateTime) and kind.format == "iso8601":
-        try:
-            if max(map(len, values), default=0) <= _LONGEST_EXACT:
-                return [_aware(value) for value in msgspec.convert(values, list[datetime.datetime])]
-        except (msgspec.ValidationError, TypeError):
-            pass
+    try:
+        if isinstance(kind, Integer):
+            return msgspec.convert(values, list[int])
+        if kind == DateTime() and max(map(len, values), default=0) <= _LONGEST_EXACT:
+            return [_aware(value) for value in msgspec.convert(values, list[datetime.datetime])]
+    except (msgspec.ValidationError, TypeError):
+        pass
     return [_read_or_none(kind, value) for value in values]
 
 
 def _read_or_none(kind: Kind, value: Any) -> Any:
     try:
         return kind.read(value)
-    except (ValueError, TypeError, OverflowError, ArithmeticError):
+    except UNREADABLE:
         return None
 
 
@@ -73,7 +78,7 @@ class DateTime:
         if self.format in _UNITS:
             return _since_epoch(raw, _UNITS[self.format])
         if not isinstance(raw, str):
-            raise ValueError("not a string")
+            raise TypeError("not a string")
         if self.format == "iso8601":
             return _aware(_iso(raw))
         return _aware(datetime.datetime.strptime(raw, self.format))
@@ -109,7 +114,7 @@ class Date:
     def read(self, raw: Any) -> datetime.date:
         """The day of an ISO 8601 date (or the date part of a date-time), or by a strptime pattern."""
         if not isinstance(raw, str):
-            raise ValueError("not a string")
+            raise TypeError("not a string")
         if self.format == "iso8601":
             return datetime.date.fromisoformat(raw[:10])
         return datetime.datetime.strptime(raw, self.format).date()
@@ -141,7 +146,7 @@ class Integer:
     def read(self, raw: Any) -> int:
         """An integer, also as text."""
         if isinstance(raw, bool) or not isinstance(raw, int | str):
-            raise ValueError("not an integer")
+            raise TypeError("not an integer")
         return int(raw)
 
     load = read
@@ -164,7 +169,7 @@ class Text:
     def read(self, raw: Any) -> str:
         """A string."""
         if not isinstance(raw, str):
-            raise ValueError("not a string")
+            raise TypeError("not a string")
         return raw
 
     load = read
@@ -195,6 +200,6 @@ def _aware(value: datetime.datetime) -> datetime.datetime:
 
 def _since_epoch(raw: Any, units: int) -> datetime.datetime:
     if isinstance(raw, bool) or not isinstance(raw, int | float | Decimal | str):
-        raise ValueError("not a number")
+        raise TypeError("not a number")
     microseconds = Decimal(str(raw)) * 1_000_000 / units
     return _EPOCH + datetime.timedelta(microseconds=int(microseconds // 1))

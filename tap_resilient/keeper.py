@@ -8,7 +8,7 @@ from typing import Any
 
 from resilient_core.errors import ConfigError
 from tap_resilient.bookmarks import Bookmarks
-from tap_resilient.instants import Date, DateTime
+from tap_resilient.instants import UNREADABLE, Date, DateTime
 from tap_resilient.watermark import Incremental, Watermark, Window, ceiling, starting_value, windows
 
 Context = Mapping[str, Any]
@@ -37,7 +37,7 @@ class Keeper:
         stored = self.stored(context)
         try:
             bookmark = None if stored is None else self._spec.kind.load(stored)
-        except (ValueError, TypeError, OverflowError, ArithmeticError):
+        except UNREADABLE:
             raise ConfigError(
                 f"the state's bookmark of '{self._spec.replication_key}' is not of the incremental type;"
                 " reset the state of this stream"

@@ -36,11 +36,22 @@ class Position:
 
 
 class Paginator(Protocol):
-    """Goes from page to page. `positional` paging counts pages or rows; `shrinks` is its leave to ask for less."""
+    """Goes from page to page."""
 
-    announcements: Announcements
-    positional: bool
-    shrinks: bool
+    @property
+    def announcements(self) -> Announcements:
+        """Where the answers say how much there is."""
+        ...
+
+    @property
+    def positional(self) -> bool:
+        """Whether places are counted in pages or rows."""
+        ...
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether smaller pages may be asked for when one fails."""
+        ...
 
     def start(self) -> Position:
         """Where the first request reads."""
@@ -242,12 +253,17 @@ class Cursor(Base):
     def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
         """After the cursor; a null one, an absent one after others, `has_more: false` or an empty page is the end."""
         if seen.has_more is False:
-            return _ended(seen, "has_more is false")
+            seen.announce("has_more is false")
+            return None
         if self.cursor_from and not page.rows:
-            return _ended(seen, None if seen.has_more else "an empty page after the last", "has_more without records")
+            if seen.has_more:
+                seen.contradict("has_more is true, but there are no records")
+            seen.announce("an empty page after the last")
+            return None
         token = self._token(page)
         if token in (MISSING, None, "", False):
-            return _lead_ended(token, position, seen, "cursor", followed_records=self.cursor_from is not None)
+            _lead_ended(token, position, seen, "cursor", of_record=self.cursor_from is not None)
+            return None
         seen.follow(str(token))
         return self._at(token, position.index + 1)
 
@@ -271,10 +287,12 @@ class NextUrl(Base):
     def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
         """The next URL, resolved against the page's own (RFC 3986); a null or absent one is the end."""
         if seen.has_more is False:
-            return _ended(seen, "has_more is false")
+            seen.announce("has_more is false")
+            return None
         url = self.next_url_path.find(page.response.body) if self.next_url_path else MISSING
         if url in (MISSING, None, "", False):
-            return _lead_ended(url, position, seen, "next URL")
+            _lead_ended(url, position, seen, "next URL")
+            return None
         return _follow_url(str(url), page, position, seen)
 
 
@@ -287,14 +305,16 @@ class HeaderLink(Base):
     def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
         """The link's URL; other links without it are the end, no Link header after rich ones is a contradiction."""
         if seen.has_more is False:
-            return _ended(seen, "has_more is false")
+            seen.announce("has_more is false")
+            return None
         links = _links(page)
         if self.rel in links:
             seen.other_links = seen.other_links or len(links) > 1
             return _follow_url(links[self.rel], page, position, seen)
         if not links and seen.other_links:
             seen.contradict("the Link header vanished in mid-scan")
-        return _lead_ended(None if links else MISSING, position, seen, "next link")
+        _lead_ended(None if links else MISSING, position, seen, "next link")
+        return None
 
 
 def _behind_seam(page: Page, at: int, seen: Evidence) -> Page:
@@ -305,19 +325,11 @@ def _behind_seam(page: Page, at: int, seen: Evidence) -> Page:
     return replace(page, rows=seen.after_last(page.rows))
 
 
-def _ended(seen: Evidence, how: str | None, otherwise: str = "") -> None:
-    """The announced end, or, where there is none, the contradiction."""
-    if how:
-        seen.announce(how)
-    else:
-        seen.contradict(otherwise)
-
-
-def _lead_ended(lead: Any, position: Position, seen: Evidence, what: str, *, followed_records: bool = False) -> None:
+def _lead_ended(lead: Any, position: Position, seen: Evidence, what: str, *, of_record: bool = False) -> None:
     """There is no cursor or link: the end if it is null or was there before; unproven if it was never seen."""
     if seen.has_more:
         seen.contradict(f"has_more is true, but there is no {what}")
-    elif followed_records:
+    elif of_record:
         seen.contradict(f"the last record has no {what}")
     elif lead is not MISSING:
         seen.announce(f"the {what} is empty")

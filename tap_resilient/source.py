@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -158,7 +159,7 @@ def _source_tree(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], FilePath
     inline = {name: config[name] for name in names if config.get(name) is not None}
     if not config.get("source"):
         return inline, FilePath(), ""
-    common = {name: inline.pop(name) for name in ("start_date", "extraction_log") if name in inline}
+    common: dict[str, Any] = {name: inline.pop(name) for name in ("start_date", "extraction_log") if name in inline}
     if inline:
         raise ConfigError([Fault(name, "stands beside `source`; give one of them") for name in inline])
     path = FilePath(config["source"])
@@ -275,8 +276,7 @@ class _Reader:
 
     def _fields(self, value: Mapping[str, Any], where: str) -> tuple[FieldSpec, ...]:
         return tuple(
-            self._take(lambda item, at, name=name: FieldSpec.parse(name, item, at), item, f"{where}.{name}")
-            for name, item in value.items()
+            self._take(partial(FieldSpec.parse, name), item, f"{where}.{name}") for name, item in value.items()
         )
 
     def _contract(self, value: Any, where: str) -> Contract | None:

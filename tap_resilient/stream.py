@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from singer_sdk.mapper import SameRecordTransform, StreamMap
@@ -70,7 +70,7 @@ class ResilientStream(Stream):
 
     # Reading
 
-    def _sync_records(self, context: Any = None, *, write_messages: bool = True) -> Iterator[dict[str, Any]]:
+    def _sync_records(self, context: Any = None, *, write_messages: bool = True) -> Generator[dict[str, Any], Any, Any]:
         """Read every partition, then conclude. Raises IncompleteScanError if the source kept something back."""
         for partition in self.spec.partitions or (NOTHING,):
             self.read(Scope(partition=partition), partition)
@@ -224,7 +224,7 @@ class ResilientStream(Stream):
         if incremental is None or self.replication_key is None or not self.selected:
             return
         shared = (link is not None and link.global_state) or len(self.spec.partitions) > 1000
-        bookmarks = Bookmarks(self._run.state, self.name, self.replication_key, one_for_all=shared)
+        bookmarks = Bookmarks(self._run.bookmarked, self.name, self.replication_key, one_for_all=shared)
         self._keeper = Keeper(incremental, bookmarks, self._run.started, from_start=self._wanted_whole)
 
     @property

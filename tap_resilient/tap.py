@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import IO, Any, ClassVar, NoReturn
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import click
 from singer_sdk import Stream, Tap
@@ -27,6 +27,9 @@ from tap_resilient.outcome import EXTRACTION_LOG, EXTRACTION_LOG_KEYS, EXTRACTIO
 from tap_resilient.source import SOURCE_SETTINGS, SourceSpec, StreamSpec, load_source
 from tap_resilient.state import StateKeeper, checked_state
 from tap_resilient.stream import ABORTING, ResilientStream, stream_class
+
+if TYPE_CHECKING:
+    from singer_sdk.helpers.types import TapState
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("source", "string", "Path of the source file (YAML or JSON), instead of the keys below"),
@@ -135,6 +138,11 @@ class ResilientTap(Tap):
         assert isinstance(stream, ResilientStream)  # noqa: S101 - narrows the SDK's type
         return stream
 
+    @property
+    def bookmarked(self) -> dict[str, Any]:
+        """The state, for bookmarks to be read and written."""
+        return self._keep.value
+
     def checkpoint(self, *, force: bool = False) -> None:
         """Write the state if it is time to, or `force`."""
         self._keep.checkpoint(force=force)
@@ -173,9 +181,13 @@ class ResilientTap(Tap):
         finally:
             self.close()
 
+    @property
+    def state(self) -> TapState:
+        """The state of the run."""
+        return cast("TapState", self._keep.value)
+
     def load_state(self, state: dict[str, Any]) -> None:
         """Begin with `state`, which has been checked."""
-        self._state = state
         self._rows = 0
         self._keep = StateKeeper(state, self.source.fingerprint, self.messages)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from resilient_core.errors import Fault
 from resilient_core.settings import Setting, parse_duration
 from tap_resilient.blocks import read_block
-from tap_resilient.instants import DATETIME_FORMATS, Date, DateTime, Integer, Kind, Text, read_all
+from tap_resilient.instants import DATETIME_FORMATS, UNREADABLE, Date, DateTime, Integer, Kind, Text, read_all
 from tap_resilient.selector import Row
 
 SKEW_SECONDS = 60.0
@@ -162,17 +163,13 @@ class Watermark:
 
     def _in_order(self, known: list[Any]) -> bool:
         first = known[0] if self._highest is None else self._highest
-        return first <= known[0] and all(map(_not_above, known, known[1:]))
+        return first <= known[0] and all(map(operator.le, known, known[1:]))
 
     def _advance(self) -> None:
         if self._highest is None:
             return
         reached = self._highest if self._limit is None else min(self._highest, self._limit)
         self.value = reached if self.value is None else max(self.value, reached)
-
-
-def _not_above(one: Any, other: Any) -> bool:
-    return bool(one <= other)
 
 
 def _kind(name: str, pattern: str, where: str) -> tuple[Kind, list[Fault]]:
@@ -191,7 +188,7 @@ def _loaded(kind: Kind, value: Any, where: str, faults: list[Fault]) -> Any:
         return None
     try:
         return kind.load(value)
-    except (ValueError, TypeError, OverflowError, ArithmeticError):
+    except UNREADABLE:
         faults.append(Fault(where, "is not a value of the incremental type"))
         return None
 
