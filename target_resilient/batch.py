@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
+from singer_sdk.exceptions import MissingKeyPropertiesError
 
 from resilient_core.contract import Policies
 from resilient_core.errors import DataRefusedError
@@ -22,7 +23,7 @@ from target_resilient.validate import Absent, Validator, Violation, pointer, vio
 _canonical = msgspec.json.Encoder(order="sorted", decimal_format="number")
 
 
-class MissingKeyError(DataRefusedError):
+class MissingKeyError(DataRefusedError, MissingKeyPropertiesError):
     """A record without its key, under `on_bad_record: fail`."""
 
 

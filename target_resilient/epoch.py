@@ -11,7 +11,7 @@ from resilient_core.errors import ResilientError, StoppedError
 from target_resilient.backends import Backend, Session
 from target_resilient.batch import StreamBatch
 from target_resilient.ledger import Counts
-from target_resilient.merge import count_matches, count_present, merge
+from target_resilient.merge import count_present, merge, merge_counted
 from target_resilient.meta import COUNTS, insert_into
 from target_resilient.quarantine import quarantine_rows, upsert
 from target_resilient.sql import Name, columns, join, sql
@@ -99,17 +99,23 @@ def upsert_batch(session: Session, batch: StreamBatch, staging: Name, staged: in
     """Merge a staged batch into its table, with the checks that can fail."""
     counts = replace(batch.counts)
     _agree("received", counts.received, staged + counts.deduplicated + counts.quarantined, batch)
-    matched, stale = (
-        session.rows(count_matches(batch.plan, staging, ordered=batch.ordered))[0] if batch.plan.key else (0, 0)
-    )
-    touched = session.run(merge(batch.plan, staging, ordered=batch.ordered))
-    counts.inserted = staged - matched
+    touched, counts.inserted = merge_batch(session, batch, staging, staged)
     counts.updated = touched - counts.inserted
-    counts.stale = stale
-    counts.unchanged = matched - counts.updated - stale
     if batch.plan.key:
-        _agree("merge", session.rows(count_present(batch.plan, staging))[0][0], staged, batch)
+        present, counts.stale = session.rows(count_present(batch.plan, staging, ordered=batch.ordered))[0]
+        _agree("merge", present, staged, batch)
+    counts.unchanged = staged - touched - counts.stale
     return counts
+
+
+def merge_batch(session: Session, batch: StreamBatch, staging: Name, staged: int) -> tuple[int, int]:
+    """Run the merge; (rows inserted or updated, rows inserted)."""
+    plan = batch.plan
+    if plan.key and plan.inserted_marker:
+        touched, inserted = session.rows(merge_counted(plan, staging, ordered=batch.ordered))[0]
+        return touched, inserted
+    present = session.rows(count_present(plan, staging, ordered=batch.ordered))[0][0] if plan.key else 0
+    return session.run(merge(plan, staging, ordered=batch.ordered)), staged - present
 
 
 def keep_refused(session: Session, epoch: Epoch, owner: Owner, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""The SQL of one merge: count what is there, upsert what differs and is not older, see that nothing is missing."""
+"""The SQL of one merge: upsert what differs and is not older, then see that nothing is missing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from target_resilient.table import DELETED_AT, METADATA, TablePlan
 _METADATA_NAMES = {column.name for column in METADATA}
 
 
-def count_matches(plan: TablePlan, stage: Name, *, ordered: bool) -> Sql:
-    """(staged rows whose key is in the table, of these the ones that the replication key holds back)."""
+def count_present(plan: TablePlan, stage: Name, *, ordered: bool) -> Sql:
+    """(staged rows whose key is in the table, of these the ones that the replication key holds back).
+
+    After the merge the first must be all of them; a row that was not held back has the stored replication key by then.
+    """
     stale = _stale(plan, "t", "s") if ordered else None
     return join("", [
-        sql("SELECT count(*), count(CASE WHEN "), stale or sql("false"), sql(" THEN 1 END)"), _joined(plan, stage),
+        sql("SELECT count(*), count(CASE WHEN "), stale or sql("false"),
+        sql(" THEN 1 END) FROM {} AS s JOIN {} AS t ON ", stage, plan.table),
+        columns(plan.key, "t.{} = s.{}", " AND "),
     ])  # fmt: skip
 
 
-def count_present(plan: TablePlan, stage: Name) -> Sql:
-    """How many staged rows have their key in the table; after the merge this must be all of them."""
-    return sql("SELECT count(*)") + _joined(plan, stage)
+def merge_counted(plan: TablePlan, stage: Name, *, ordered: bool) -> Sql:
+    """The merge, as a query for (rows inserted or updated, rows inserted), where the database can tell them apart."""
+    return join("", [
+        sql("WITH touched AS ("), merge(plan, stage, ordered=ordered), sql(f" RETURNING {plan.inserted_marker}"),
+        sql(" AS inserted) SELECT count(*), count(CASE WHEN inserted THEN 1 END) FROM touched"),
+    ])  # fmt: skip
 
 
 def merge(plan: TablePlan, stage: Name, *, ordered: bool) -> Sql:
@@ -63,8 +71,3 @@ def _stale(plan: TablePlan, old: str, new: str) -> Sql | None:
         return None
     name = column.name
     return sql(f"{old}.{{}} IS NOT NULL AND ({new}.{{}} IS NULL OR {new}.{{}} < {old}.{{}})", name, name, name, name)
-
-
-def _joined(plan: TablePlan, stage: Name) -> Sql:
-    on = columns(plan.key, "t.{} = s.{}", " AND ")
-    return join("", [sql(" FROM {} AS s JOIN {} AS t ON ", stage, plan.table), on])

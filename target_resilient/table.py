@@ -47,7 +47,10 @@ class SchemaChange:
 
 @dataclass(frozen=True)
 class TablePlan:
-    """How a stream's records become rows. `key` holds column names and is empty for append-only tables."""
+    """How a stream's records become rows. `key` holds column names and is empty for append-only tables.
+
+    `inserted_marker` is an expression over the merged row `t` that tells an insert from an update, None without one.
+    """
 
     spec: StreamSpec
     table: Name
@@ -57,6 +60,7 @@ class TablePlan:
     metadata: bool
     comparable: Mapping[str, str]
     clears_deleted: bool
+    inserted_marker: str | None
 
     @property
     def known(self) -> frozenset[str]:
@@ -124,6 +128,7 @@ def plan_table(
         row_hash=row_hash,
         metadata=options.metadata,
         comparable={c.name: backend.comparable(f) for c in found if facts and (f := facts.columns.get(c.name))},
+        inserted_marker=None if facts and facts.partitioned else backend.inserted_marker,
         clears_deleted=bool(facts and DELETED_AT in facts.columns) and DELETED_AT not in by_key,
     )
     if facts is None:

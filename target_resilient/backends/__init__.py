@@ -50,6 +50,7 @@ class TableFacts:
 
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
     unique_keys: tuple[frozenset[str], ...] = ()
+    partitioned: bool = False
 
 
 class Session(Protocol):
@@ -87,6 +88,7 @@ class Backend(Protocol):
     default_schema: str
     types: dict[str, str]
     for_update: str
+    inserted_marker: str | None
 
     def fetch(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> list[Row]:
         """All rows of one query; `{}` in the template are identifiers from `names`, values go by `%s`."""

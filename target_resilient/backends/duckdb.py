@@ -63,6 +63,7 @@ class DuckDBBackend:
 
     default_schema = "main"
     for_update = ""
+    inserted_marker: str | None = None
     types = {  # noqa: RUF012 a constant of the class
         "bigint": "BIGINT",
         "numeric": "DECIMAL",

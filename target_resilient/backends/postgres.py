@@ -82,6 +82,9 @@ class PostgresBackend:
 
     default_schema = "public"
     for_update = " FOR UPDATE"
+    inserted_marker: str | None = (
+        "(t.xmax = 0)"  # an updated row carries its lock; partitioned tables have no system columns here
+    )
     types = {  # noqa: RUF012 a constant of the class
         "bigint": "bigint",
         "numeric": "numeric",
@@ -143,18 +146,18 @@ class PostgresBackend:
         """The table as it is, or None where there is none."""
         with self.transaction() as session:
             found = session.rows(
-                Sql("SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                Sql("SELECT c.oid, c.relkind = 'p' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
                     " WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')"),
                 list(table),
             )  # fmt: skip
             if not found:
                 return None
-            oid = found[0][0]
+            oid, partitioned = found[0]
             facts = [_column_facts(*row) for row in session.rows(Sql(_DESCRIBE), [oid])]
             unique: dict[int, set[str]] = {}
             for index, column in session.rows(Sql(_UNIQUE_KEYS), [oid]):
                 unique.setdefault(index, set()).add(column)
-        return TableFacts({f.name: f for f in facts}, tuple(map(frozenset, unique.values())))
+        return TableFacts({f.name: f for f in facts}, tuple(map(frozenset, unique.values())), partitioned)
 
     def apply_ddl(self, statements: Sequence[Sql]) -> None:
         """Run additive DDL in one short transaction with a lock timeout."""
@@ -275,6 +278,9 @@ class PostgresSession:
             sql("CREATE TEMP TABLE {} ON COMMIT DROP AS SELECT ", stage), columns(column_names),
             sql(" FROM {} LIMIT 0", table),
         ]))  # fmt: skip
+        # The joins of a merge must cost as much as the batch, not as much as the table: probe its index.
+        self.run(Sql("SET LOCAL enable_hashjoin = off"))
+        self.run(Sql("SET LOCAL enable_mergejoin = off"))
         copy = join("", [sql("COPY {} (", stage), columns(column_names), sql(") FROM STDIN (FORMAT csv)")])
         body = io.BytesIO("\n".join(lines).encode())
         with self._connection.cursor() as cursor:
