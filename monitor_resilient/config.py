@@ -14,7 +14,14 @@ import yaml
 from monitor_resilient.alerts.channels import Channel, make_channel, parse_channels
 from monitor_resilient.alerts.lifecycle import Rules
 from monitor_resilient.checks import Check, parse_checks
-from monitor_resilient.settings import ALERT_SETTINGS, METRICS_SETTINGS, PROBE_SETTINGS, REPORT_SETTINGS, SETTINGS
+from monitor_resilient.settings import (
+    ALERT_SETTINGS,
+    DESTINATION_SETTINGS,
+    METRICS_SETTINGS,
+    PROBE_SETTINGS,
+    REPORT_SETTINGS,
+    SETTINGS,
+)
 from resilient_core.command import environment_overrides
 from resilient_core.errors import ConfigError, Fault
 from resilient_core.secrets import Resolver, ref_faults
@@ -67,7 +74,7 @@ class MonitorConfig:
 
     def destination(self, resolver: Resolver) -> Destination:
         """The destination with its secrets, fetched now."""
-        return parse_destination(resolver.resolve(dict(self.settings)))
+        return parse_destination(resolver.resolve({name: self.settings[name] for name in DESTINATION_SETTINGS}))
 
 
 def load_config(path: str | None, environ: Mapping[str, str] = os.environ) -> MonitorConfig:

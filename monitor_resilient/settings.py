@@ -27,6 +27,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("metrics", "object", "The Prometheus textfile: {path}", {}),
 )
 
+DESTINATION_SETTINGS = ("destination", "host", "port", "user", "password", "dbname", "sslmode")
+"""The settings that say what is watched."""
+
 ALERT_SETTINGS: tuple[Setting, ...] = (
     Setting("channels", "array", "Where alerts go: {type: webhook, url, headers} or {type: apprise, url}", []),
     Setting("severities", "array", "What is told: warn, fail, unknown", ["fail", "unknown"]),
