@@ -28,9 +28,7 @@ def read_body(raw: Any, *, max_bytes: int, deadline: float, clock: Callable[[], 
     if encoding not in {"", "identity", "gzip", "x-gzip"}:
         raise BadAnswerError("the answer is compressed in a way that was not asked for (Content-Encoding)")
     chunks = _chunks(raw, deadline, clock)
-    body = (
-        _inflated(chunks, _WINDOW_BITS[encoding], max_bytes) if encoding in _WINDOW_BITS else _plain(chunks, max_bytes)
-    )
+    body = _inflated(chunks, max_bytes) if encoding.endswith("gzip") else _plain(chunks, max_bytes)
     if body[:2] == _GZIP_MAGIC:
         return _inflated(iter([bytes(body)]), max_bytes)
     return body

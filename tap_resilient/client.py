@@ -1,18 +1,29 @@
-"""The one place that sends HTTP for the tap."""
+"""The one place that sends HTTP for the tap: governed, authenticated, decoded, checked and retried."""
 
 from __future__ import annotations
 
+import http.cookiejar
+import logging
 import random as _random
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urljoin
 
 import msgspec
 import requests
+import requests.adapters
+import urllib3.exceptions
 
-from resilient_core.errors import UnavailableError
-from tap_resilient.client_config import ClientConfig
+from resilient_core.errors import ConfigError, CredentialsRefusedError, ResilientError, UnavailableError
+from resilient_core.secrets import Resolver
+from resilient_core.telemetry import facts
+from tap_resilient import urls
+from tap_resilient.auth import Credentials, authenticator, header_authenticator
+from tap_resilient.bodies import read_body
+from tap_resilient.client_config import ClientConfig, url_faults
+from tap_resilient.decoders import decode
 from tap_resilient.exchange import (
     ActionRequested,
     BadAnswerError,
@@ -22,7 +33,11 @@ from tap_resilient.exchange import (
     RequestRefusedError,
     Response,
 )
+from tap_resilient.failures import in_words
+from tap_resilient.governor import Governor
 from tap_resilient.handlers import ErrorHandler, parse_handlers
+from tap_resilient.hints import Hints, read_hints
+from tap_resilient.retry import AttemptFailed, Attempts, Verdict
 
 __all__ = [
     "ActionRequested",
@@ -37,10 +52,24 @@ __all__ = [
     "parse_handlers",
 ]
 
+MAX_REDIRECTS = 5
+MAX_ERROR_BYTES = 1_000_000
+
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})  # idempotent by RFC 9110, 9.2.2
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_ACTION_VERDICTS = {
+    "retry": Verdict.RETRY,
+    "rate_limited": Verdict.RATE_LIMITED,
+    "refresh_auth": Verdict.REFRESH_AUTH,
+    "fail": Verdict.FATAL,
+}
+
+log = logging.getLogger("tap-resilient")
+
 
 @dataclass
 class ClientStats:
-    """What the client did so far, for telemetry."""
+    """What the client did so far: `refusals` are the rate-limited ones of `retries`, `bytes` are decompressed."""
 
     requests: int = 0
     retries: int = 0
@@ -49,17 +78,37 @@ class ClientStats:
     bytes: int = 0
 
 
-def accept(response: Response) -> None:
+@dataclass(frozen=True)
+class _Answer:
+    """An answer as it came, and the turn in which it came. `body` is an error for a body that did not arrive whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes | bytearray | BadAnswerError
+    url: str
+    hints: Hints
+    governor: Governor
+    sent_at: float
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+
+def accept(_: Response) -> None:
     """The check that finds nothing wrong."""
 
 
 class Client:
-    """Sends requests under one governor, authenticated, decoded, checked and retried."""
+    """Sends requests for all streams and threads of a run; one governor for each origin it talks to.
+
+    `clock` (seconds, monotonic), `sleep` and `random` (0 to 1) are replaced in tests.
+    """
 
     def __init__(
         self,
         config: ClientConfig,
-        resolver: object,
+        resolver: Resolver,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -67,35 +116,262 @@ class Client:
     ) -> None:
         self.stats = ClientStats()
         self._config = config
-        self._session = requests.Session()
+        self._clock = clock
+        self._sleep = sleep
+        self._random = random
+        self._lock = threading.Lock()
+        self._base_url = resolver.value(config.base_url)
+        if faults := list(url_faults(self._base_url, "client.base_url")):  # it may be a reference until now
+            raise ConfigError(faults)
+        self._origin = urls.origin(self._base_url)
+        self._session = _session(config, resolver, self._base_url)
+        self._auths = [
+            header_authenticator(config.headers, resolver),
+            authenticator(config.auth, resolver, self._session),
+        ]
+        self._governors: dict[urls.Origin, Governor] = {}
 
     def send(self, build: Build, *, check: Check = accept, handlers: Sequence[ErrorHandler] = ()) -> Response:
-        """The answer to the request that `build` makes anew for each attempt."""
-        request = build()
-        url = urljoin(self._config.base_url.rstrip("/") + "/", request.url.lstrip("/"))
-        params = {key: value for key, value in request.params.items() if value is not None}
-        self.stats.requests += 1
-        try:
-            answer = self._session.request(
-                request.method,
-                url,
-                params=params,
-                headers={**self._config.headers, **request.headers},
-                json=request.json,
-                timeout=(self._config.timeout.connect, self._config.timeout.read),
-            )
-        except requests.RequestException:
-            raise UnavailableError(f"{request.method} {url}: no answer") from None
-        response = Response(
-            answer.status_code,
-            {name.lower(): value for name, value in answer.headers.items()},
-            msgspec.json.decode(answer.content),
-            len(answer.content),
-            url,
-        )
-        check(response)
-        return response
+        """The answer to the request that `build` makes anew for each attempt, once `check` accepts it.
+
+        The first of `handlers` that matches an answer decides what happens to it, else its status does. Raises
+        UnavailableError (also BadAnswerError) when all attempts failed, StoppedError when the server asks for too long
+        a wait, CredentialsRefusedError, RequestRefusedError, ConfigError for a URL or header that cannot be sent or a
+        foreign host, and ActionRequested.
+        """
+        attempts = Attempts(self._config.retry, self._clock, self._random)
+        while True:
+            request, credentials, answer = build(), [], None
+            try:
+                credentials = [auth.credentials() for auth in self._auths]
+                answer = self._fetch(request, credentials)
+                response = self._judged(request, answer, check, handlers)
+            except AttemptFailed as failure:
+                self._recover(attempts, request, failure, answer, credentials)
+            else:
+                answer.governor.accepted()
+                return response
 
     def close(self) -> None:
         """Close all connections."""
         self._session.close()
+
+    def _recover(
+        self,
+        attempts: Attempts,
+        request: Request,
+        failure: AttemptFailed,
+        answer: _Answer | None,
+        credentials: Sequence[Credentials],
+    ) -> None:
+        """Do what the next attempt needs, and wait for it. Raises the failure's error if there is no next attempt."""
+        limited = failure.verdict is Verdict.RATE_LIMITED
+        if answer and not limited:
+            answer.governor.accepted()
+        if failure.verdict is Verdict.RETRY and not _is_repeatable(request):
+            raise failure.error
+        if answer and failure.server_wait and failure.verdict is not Verdict.FATAL:
+            answer.governor.pause(
+                failure.server_wait
+            )  # first, because a wait that ends the run ends it for all threads
+        wait = attempts.wait_after(failure)
+        if failure.verdict is Verdict.REFRESH_AUTH and not self._renewed(credentials):
+            raise failure.error
+        if answer and limited:
+            answer.governor.refused(answer.sent_at, wait)
+        self._count(retries=1, refusals=int(limited))
+        log.info(facts("retrying", attempt=attempts.made + 1, wait_seconds=wait, reason=str(failure.error)))
+        self._rest(wait)
+
+    def _renewed(self, credentials: Sequence[Credentials]) -> bool:
+        renewed = [auth.renew(refused) for auth, refused in zip(self._auths, credentials, strict=True)]
+        return any(renewed)
+
+    def _fetch(self, request: Request, credentials: Sequence[Credentials]) -> _Answer:
+        """The answer to one attempt, redirects followed. Raises AttemptFailed if there is none."""
+        url = urls.with_params(urls.join(self._base_url, request.url), request.params)
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = self._hop(request, url, credentials)
+            if answer.status not in _REDIRECTS or "location" not in answer.headers:
+                return answer
+            if request.method not in {"GET", "HEAD"} and answer.status not in {307, 308}:
+                return answer
+            url = urljoin(url, answer.headers["location"])
+        raise AttemptFailed(Verdict.FATAL, RequestRefusedError(310, f"{_where(request, url)}: too many redirects"))
+
+    def _hop(self, request: Request, url: str, credentials: Sequence[Credentials]) -> _Answer:
+        added = credentials if self._is_home(url) else []
+        url = urls.without_params(url, [name for credential in credentials for name in credential.params])
+        prepared = self._prepared(request, url, added)
+        governor = self._governor(url)
+        with governor.turn() as sent_at:
+            self._count(requests=1)
+            deadline = self._clock() + self._config.timeout.total
+            try:
+                with self._session.send(
+                    prepared, stream=True, allow_redirects=False, timeout=self._timeout()
+                ) as answer:
+                    headers = {name.lower(): value for name, value in answer.headers.items()}
+                    hints = read_hints(headers, time.time())
+                    governor.heard(hints)
+                    body = self._body(answer, deadline)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                raise self._lost(request, url, error) from None
+        return _Answer(answer.status_code, headers, body, url, hints, governor, sent_at)
+
+    def _body(self, answer: requests.Response, deadline: float) -> bytearray | BadAnswerError:
+        limit = self._config.max_response_bytes if answer.ok else MAX_ERROR_BYTES
+        try:
+            body = read_body(answer.raw, max_bytes=limit, deadline=deadline, clock=self._clock)
+        except BadAnswerError as error:
+            return error
+        except urllib3.exceptions.ReadTimeoutError:
+            return BadAnswerError(f"the answer stopped for longer than timeout.read ({self._config.timeout.read:g} s)")
+        except (urllib3.exceptions.HTTPError, OSError):
+            return BadAnswerError("the answer was cut: the connection broke in the middle")
+        self._count(bytes=len(body))
+        return body
+
+    def _judged(self, request: Request, answer: _Answer, check: Check, handlers: Sequence[ErrorHandler]) -> Response:
+        """The response, if it is one to work with. Raises AttemptFailed or ActionRequested otherwise."""
+        response = _decoded(request, answer)
+        action = next((handler.action for handler in handlers if handler.matches(response)), None)
+        if action == "success" or (action is None and answer.is_success):
+            return _checked(request, response, check)
+        if action is not None and action not in _ACTION_VERDICTS:
+            raise ActionRequested(action, response)
+        verdict = _ACTION_VERDICTS[action] if action else self._config.retry.verdict(answer.status)
+        wait = answer.hints.wait if verdict is Verdict.RATE_LIMITED else answer.hints.retry_after
+        raise AttemptFailed(verdict, _refusal(request, answer, verdict, action), wait)
+
+    def _is_home(self, url: str) -> bool:
+        """Whether `url` may have our credentials. Raises ConfigError if it may not even be asked."""
+        try:
+            there = scheme, host, port = urls.origin(url)
+        except ValueError:
+            raise ConfigError("the source leads to a malformed URL") from None
+        if there == self._origin:
+            return True
+        allowed = {host, f"{host}:{port}"} & set(self._config.allowed_hosts)
+        if allowed and scheme in {"https", self._origin[0]}:
+            return False
+        home = urls.place(self._base_url)
+        raise ConfigError(
+            f"the source leads away from {home} to {scheme}://{host}:{port}, which is refused; if that is right, "
+            "set base_url to it, or add the host to client.allowed_hosts (no credentials are sent there)"
+        )
+
+    def _prepared(self, request: Request, url: str, credentials: Sequence[Credentials]) -> requests.PreparedRequest:
+        headers = {"Accept-Encoding": "gzip", "User-Agent": self._session.headers["User-Agent"]}
+        for credential in credentials:
+            headers |= credential.headers
+            url = urls.with_params(url, credential.params)
+        body = None
+        if credentials:
+            headers |= request.headers
+        if request.json is not None:
+            body, headers["Content-Type"] = msgspec.json.encode(request.json), "application/json"
+        try:
+            return requests.Request(request.method, url, headers=headers, data=body, auth=_no_auth).prepare()
+        except (requests.RequestException, UnicodeError):
+            message = f"{_where(request, url)} cannot be sent: the URL or a header has characters that HTTP forbids"
+            raise ConfigError(message) from None
+
+    def _timeout(self) -> tuple[float, float]:
+        limits = self._config.timeout
+        return limits.connect, min(limits.read, limits.total)
+
+    def _governor(self, url: str) -> Governor:
+        with self._lock:
+            there = urls.origin(url)
+            if there not in self._governors:
+                limit, longest = self._config.rate_limit, self._config.retry.retry_after_max
+                self._governors[there] = Governor(limit, max_wait=longest, clock=self._clock, sleep=self._rest)
+            return self._governors[there]
+
+    def _lost(self, request: Request, url: str, error: Exception) -> AttemptFailed:
+        message = f"{_where(request, url)}: {in_words(error, self._config.timeout)}"
+        return AttemptFailed(Verdict.RETRY, UnavailableError(message))
+
+    def _rest(self, seconds: float) -> None:
+        self._count(wait_seconds=seconds)
+        if seconds > 0:
+            self._sleep(seconds)
+
+    def _count(self, **increments: float) -> None:
+        with self._lock:
+            for name, increment in increments.items():
+                setattr(self.stats, name, getattr(self.stats, name) + increment)
+
+
+def _session(config: ClientConfig, resolver: Resolver, base_url: str) -> requests.Session:
+    """A session that keeps connections, and nothing else: no cookies, no .netrc, no retries, no redirects."""
+    session = requests.Session()
+    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+    session.headers["User-Agent"] = resolver.value(config.user_agent)
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=max(config.rate_limit.concurrency, 1))
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    proxies = dict.fromkeys(("http", "https"), resolver.value(config.proxy)) if config.proxy else {}
+    ca_bundle = resolver.value(config.ca_bundle) if config.ca_bundle else None
+    environment = session.merge_environment_settings(base_url, proxies, True, ca_bundle, None)
+    session.proxies, session.verify = environment["proxies"], environment["verify"]
+    session.trust_env = False  # read once, here: .netrc must not add credentials, nor the environment beat the config
+    return session
+
+
+def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps requests from taking credentials out of a URL that the server gave."""
+    return prepared
+
+
+def _is_repeatable(request: Request) -> bool:
+    has_key = any(name.lower() == "idempotency-key" for name in request.headers)
+    return request.read_only or has_key or request.method.upper() in _REPEATABLE
+
+
+def _decoded(request: Request, answer: _Answer) -> Response:
+    """The answer with its body decoded; of an error, only if that is possible. Raises AttemptFailed for a bad 2xx."""
+    body, size = None, 0
+    try:
+        if isinstance(answer.body, BadAnswerError):
+            raise answer.body
+        size = len(answer.body)
+        if answer.status not in {204, 205} and request.method != "HEAD" and (size or answer.is_success):
+            body = decode(request.decoder, answer.body, answer.headers.get("content-type", ""))
+    except BadAnswerError as error:
+        if answer.is_success:
+            raise _bad(request, answer.url, error) from None
+    return Response(answer.status, answer.headers, body, size, answer.url)
+
+
+def _checked(request: Request, response: Response, check: Check) -> Response:
+    try:
+        check(response)
+    except BadAnswerError as error:
+        raise _bad(request, response.url, error) from None
+    return response
+
+
+def _bad(request: Request, url: str, error: BadAnswerError) -> AttemptFailed:
+    return AttemptFailed(Verdict.RETRY, BadAnswerError(f"{_where(request, url)}: {error}"))
+
+
+def _refusal(request: Request, answer: _Answer, verdict: Verdict, action: str | None) -> ResilientError:
+    """What the user reads if this refusal is the last word."""
+    where, status = _where(request, answer.url), answer.status
+    by = f" (error_handler: {action})" if action else ""
+    if verdict is Verdict.REFRESH_AUTH:
+        message = f"{where} answers {status}{by}: credentials refused, fetched again in vain; check client.auth"
+        return CredentialsRefusedError(message)
+    if status == 403 and verdict is Verdict.FATAL:
+        return CredentialsRefusedError(f"{where} answers 403{by}: these credentials may not read it")
+    if verdict is Verdict.FATAL:
+        return RequestRefusedError(
+            status, f"{where} answers {status}{by}; if that is to be expected, say so by an error_handler"
+        )
+    return UnavailableError(f"{where} answers {status}{by}")
+
+
+def _where(request: Request, url: str) -> str:
+    return f"{request.method} {urls.place(url)}"

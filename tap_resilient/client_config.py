@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from resilient_core.errors import Fault
+from resilient_core.secrets import is_reference, ref_faults
 from resilient_core.settings import Setting
+from tap_resilient.auth import auth_faults
 from tap_resilient.blocks import read_block
+from tap_resilient.governor import RateLimit
 from tap_resilient.retry import RetryPolicy
 
 SETTINGS = (
@@ -57,7 +61,7 @@ class ClientConfig:
     auth: Mapping[str, Any] = field(default_factory=dict)
     allowed_hosts: tuple[str, ...] = ()
     timeout: Timeouts = field(default_factory=Timeouts)
-    rate_limit: Mapping[str, Any] = field(default_factory=dict)
+    rate_limit: RateLimit = field(default_factory=RateLimit)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_response_bytes: int = 256_000_000
     user_agent: str = "singer-resilient"
@@ -68,15 +72,39 @@ class ClientConfig:
     def parse(cls, value: Any, where: str = "client") -> tuple[ClientConfig, list[Fault]]:
         """The configuration of a `client:` block, with every fault found."""
         block, faults = read_block(SETTINGS, value, where)
-        faults += _url_faults(block["base_url"], f"{where}.base_url")
         timeout, timeout_faults = Timeouts.parse(block["timeout"], f"{where}.timeout")
+        limit, limit_faults = RateLimit.parse(block["rate_limit"], f"{where}.rate_limit")
         retry, retry_faults = RetryPolicy.parse(block["retry"], f"{where}.retry")
-        parts = {"timeout": timeout, "retry": retry, "allowed_hosts": tuple(block["allowed_hosts"])}
-        return cls(**{**block, "base_url": block["base_url"] or "", **parts}), faults + timeout_faults + retry_faults
+        faults += [*timeout_faults, *limit_faults, *retry_faults, *auth_faults(block["auth"], f"{where}.auth")]
+        faults += _faults(block, where)
+        parts = {"timeout": timeout, "rate_limit": limit, "retry": retry, "base_url": block["base_url"] or ""}
+        return cls(**{**block, **parts, "allowed_hosts": tuple(block["allowed_hosts"])}), faults
 
 
-def _url_faults(url: str | None, where: str) -> list[Fault]:
-    parts = urlsplit(url or "http://x")
-    if parts.scheme in {"http", "https"} and parts.hostname:
-        return []
-    return [Fault(where, "must be an absolute http or https URL")]
+def _faults(block: Mapping[str, Any], where: str) -> Iterator[Fault]:
+    yield from url_faults(block["base_url"], f"{where}.base_url")
+    for name in ("base_url", "headers", "user_agent", "proxy", "ca_bundle"):
+        yield from ref_faults(f"{where}.{name}", block[name])
+    for name, value in block["headers"].items():
+        if not isinstance(value, str):
+            yield Fault(f"{where}.headers.{name}", "must be a string")
+    bundle = block["ca_bundle"]
+    if bundle and not is_reference(bundle) and not Path(bundle).exists():
+        yield Fault(f"{where}.ca_bundle", "is no file or directory")
+    if not all(isinstance(host, str) and "/" not in host for host in block["allowed_hosts"]):
+        yield Fault(f"{where}.allowed_hosts", "must be host names, such as files.example.com")
+
+
+def url_faults(url: str | None, where: str) -> Iterator[Fault]:
+    """The fault of a base URL, if it has one; a reference is not judged before it is resolved."""
+    if url is None or is_reference(url):
+        return
+    try:
+        parts = urlsplit(url)
+        absolute = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        absolute = False
+    if not absolute:
+        yield Fault(where, "must be an absolute http or https URL")
+    elif parts.username or parts.password:
+        yield Fault(where, "must not hold credentials; use auth: {type: basic, …}")

@@ -67,7 +67,6 @@ class Governor:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.wait_seconds = 0.0
         self._limit = limit
         self._max_wait = max_wait
         self._clock = clock
@@ -111,15 +110,15 @@ class Governor:
         with self._lock:
             self._probe.accepted(self._clock())
 
-    def refused(self, sent_at: float, wait: float, *, told: bool) -> None:
+    def refused(self, sent_at: float, wait: float) -> None:
         """The request sent at `sent_at` was refused for its rate; nobody sends for `wait` seconds.
 
-        `told` says that the wait is the server's: then it holds also if this is one of several refusals at a time.
+        Of several refusals at a time only the first one counts, so that a random wait is not the longest of many.
         """
         with self._lock:
             now = self._clock()
             counted = self._limit.adaptive and self._probe.refused(now, sent_at, wait)
-            if told or counted or not self._limit.adaptive or self._probe.rate is None:
+            if counted or self._learned.rate is None:
                 self._gate = max(self._gate, now + wait)
 
     def pause(self, wait: float) -> None:
@@ -162,6 +161,4 @@ class Governor:
             return
         if seconds >= LOGGED_WAIT_SECONDS and why != "pace":
             self._log.info(facts("waiting", seconds=seconds, reason=why))
-        with self._lock:
-            self.wait_seconds += seconds
         self._sleep(seconds)
