@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import requests
-
 from resilient_core.errors import Fault
 from resilient_core.redaction import redactor
 from resilient_core.secrets import Resolver, Secret, is_reference, ref_faults
 from resilient_core.settings import Setting, unknown_name
 from tap_resilient.blocks import read_block
+from tap_resilient.exchange import PostForm
 from tap_resilient.oauth2 import SETTINGS as OAUTH2_SETTINGS
 from tap_resilient.oauth2 import OAuth2, oauth2_faults
 
@@ -84,26 +83,26 @@ def _none(*_: Any) -> Authenticator:
     return _FromSecrets([], lambda _: Credentials())
 
 
-def _api_key(block: Mapping[str, Any], resolver: Resolver, _: requests.Session) -> Authenticator:
+def _api_key(block: Mapping[str, Any], resolver: Resolver, _: PostForm) -> Authenticator:
     name, secret = block["header"] or block["param"], resolver.secret(block["value"])
     if block["header"]:
         return _FromSecrets([secret], lambda values: Credentials(headers={name: values[0]}))
     return _FromSecrets([secret], lambda values: Credentials(params={name: values[0]}))
 
 
-def _bearer_token(block: Mapping[str, Any], resolver: Resolver, _: requests.Session) -> Authenticator:
+def _bearer_token(block: Mapping[str, Any], resolver: Resolver, _: PostForm) -> Authenticator:
     return _FromSecrets([resolver.secret(block["token"])], _bearer)
 
 
-def _username_password(block: Mapping[str, Any], resolver: Resolver, _: requests.Session) -> Authenticator:
+def _username_password(block: Mapping[str, Any], resolver: Resolver, _: PostForm) -> Authenticator:
     username, password = block["username"], block["password"]
     if is_reference(username) or not password:  # some APIs take their key as user name
         return _FromSecrets([resolver.secret(username), resolver.secret(password)], _basic)
     return _FromSecrets([resolver.secret(password)], lambda values: _basic([username, *values]))
 
 
-def _oauth2(block: Mapping[str, Any], resolver: Resolver, session: requests.Session) -> Authenticator:
-    return _FromToken(OAuth2(block, resolver, session))
+def _oauth2(block: Mapping[str, Any], resolver: Resolver, post: PostForm) -> Authenticator:
+    return _FromToken(OAuth2(block, resolver, post))
 
 
 def _api_key_faults(block: Mapping[str, Any], where: str) -> list[Fault]:
@@ -121,7 +120,7 @@ class AuthKind:
     """An entry of the registry: its settings, further checks of its block, and how it is built."""
 
     settings: tuple[Setting, ...]
-    build: Callable[[Mapping[str, Any], Resolver, requests.Session], Authenticator]
+    build: Callable[[Mapping[str, Any], Resolver, PostForm], Authenticator]
     faults: Callable[[Mapping[str, Any], str], list[Fault]] = _no_faults
 
 
@@ -166,11 +165,11 @@ def auth_faults(value: Any, where: str) -> list[Fault]:
     return faults or [*ref_faults(where, block), *kind.faults(read, where)]
 
 
-def authenticator(value: Mapping[str, Any], resolver: Resolver, session: requests.Session) -> Authenticator:
-    """The authenticator of a faultless `auth:` block; `session` is what it asks token endpoints with."""
+def authenticator(value: Mapping[str, Any], resolver: Resolver, post: PostForm) -> Authenticator:
+    """The authenticator of a faultless `auth:` block; `post` is how it asks token endpoints."""
     block = dict(value or {"type": "none"})
     kind = AUTHENTICATORS[block.pop("type")]
-    return kind.build(read_block(kind.settings, block, "auth")[0], resolver, session)
+    return kind.build(read_block(kind.settings, block, "auth")[0], resolver, post)
 
 
 def header_authenticator(headers: Mapping[str, str], resolver: Resolver) -> Authenticator:

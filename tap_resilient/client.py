@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.cookiejar
 import logging
 import random as _random
+import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urljoin
 
 import msgspec
@@ -22,18 +24,18 @@ from resilient_core.telemetry import facts
 from tap_resilient import urls
 from tap_resilient.auth import Credentials, authenticator, header_authenticator
 from tap_resilient.bodies import read_body
-from tap_resilient.client_config import ClientConfig, url_faults
+from tap_resilient.client_config import ClientConfig, Timeouts, url_faults
 from tap_resilient.decoders import decode
 from tap_resilient.exchange import (
     ActionRequested,
     BadAnswerError,
     Build,
     Check,
+    FormAnswer,
     Request,
     RequestRefusedError,
     Response,
 )
-from tap_resilient.failures import in_words
 from tap_resilient.governor import Governor
 from tap_resilient.handlers import ErrorHandler, parse_handlers
 from tap_resilient.hints import Hints, read_hints
@@ -127,7 +129,7 @@ class Client:
         self._session = _session(config, resolver, self._base_url)
         self._auths = [
             header_authenticator(config.headers, resolver),
-            authenticator(config.auth, resolver, self._session),
+            authenticator(config.auth, resolver, self._post_form),
         ]
         self._governors: dict[urls.Origin, Governor] = {}
 
@@ -232,6 +234,22 @@ class Client:
         self._count(bytes=len(body))
         return body
 
+    def _post_form(self, url: str, form: Mapping[str, str], basic: tuple[str, str] | None) -> FormAnswer:
+        """Post a form to a token endpoint: ungoverned, because its quota is not the API's."""
+        options: dict[str, Any] = {"stream": True, "allow_redirects": False, "timeout": self._timeout()}
+        deadline = self._clock() + self._config.timeout.total
+        try:
+            with self._session.post(url, data=form, auth=basic or _no_auth, **options) as answer:
+                body = read_body(answer.raw, max_bytes=MAX_ERROR_BYTES, deadline=deadline, clock=self._clock)
+                decoded = decode("json", body, answer.headers.get("content-type", ""))
+        except BadAnswerError:
+            decoded = None
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            message = f"POST {urls.place(url)}: {_in_words(error, self._config.timeout)}"
+            raise AttemptFailed(Verdict.RETRY, UnavailableError(message)) from None
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return FormAnswer(answer.status_code, headers, decoded if isinstance(decoded, Mapping) else None)
+
     def _judged(self, request: Request, answer: _Answer, check: Check, handlers: Sequence[ErrorHandler]) -> Response:
         """The response, if it is one to work with. Raises AttemptFailed or ActionRequested otherwise."""
         response = _decoded(request, answer)
@@ -290,7 +308,7 @@ class Client:
             return self._governors[there]
 
     def _lost(self, request: Request, url: str, error: Exception) -> AttemptFailed:
-        message = f"{_where(request, url)}: {in_words(error, self._config.timeout)}"
+        message = f"{_where(request, url)}: {_in_words(error, self._config.timeout)}"
         return AttemptFailed(Verdict.RETRY, UnavailableError(message))
 
     def _rest(self, seconds: float) -> None:
@@ -375,3 +393,38 @@ def _refusal(request: Request, answer: _Answer, verdict: Verdict, action: str | 
 
 def _where(request: Request, url: str) -> str:
     return f"{request.method} {urls.place(url)}"
+
+
+def _in_words(error: Exception, limits: Timeouts) -> str:
+    """Why there was no answer. The messages of the HTTP libraries are not used: they quote the URL with its query."""
+    if isinstance(error, requests.ConnectTimeout | urllib3.exceptions.ConnectTimeoutError):
+        return f"no connection within timeout.connect ({limits.connect:g} s)"
+    if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError):
+        return f"no answer within timeout.read ({limits.read:g} s)"
+    if isinstance(error, requests.exceptions.SSLError):
+        return "the TLS connection failed; if the server has a private CA, set client.ca_bundle"
+    if isinstance(error, requests.exceptions.ProxyError):
+        return "the proxy cannot be reached or refuses; check client.proxy"
+    return _cause(error)
+
+
+def _cause(error: Exception) -> str:
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror | urllib3.exceptions.NameResolutionError):
+            return "the host name is not known; check client.base_url"
+        if isinstance(cause, ConnectionRefusedError):
+            return "connection refused; is the server running?"
+        if isinstance(cause, ConnectionResetError | BrokenPipeError):
+            return "the server closed the connection without an answer"
+        if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, requests.RequestException):
+            return cause.strerror
+    return "the server gave no valid HTTP answer"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that it wraps: urllib3 and requests put causes into args, reason and __context__."""
+    seen: list[BaseException] = [error]
+    for current in seen:
+        yield current
+        nested = [*current.args, getattr(current, "reason", None), current.__cause__, current.__context__]
+        seen += [cause for cause in nested if isinstance(cause, BaseException) and cause not in seen]

@@ -41,6 +41,18 @@ class Response:
     url: str
 
 
+@dataclass(frozen=True)
+class FormAnswer:
+    """The answer to a form that was posted to a token endpoint; `body` is None if it is no JSON object."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Mapping[str, Any] | None
+
+
+PostForm = Callable[[str, Mapping[str, str], "tuple[str, str] | None"], FormAnswer]
+"""Posts a form to a URL, with Basic authentication if a user and password are given. Raises AttemptFailed."""
+
 Build = Callable[[], Request]
 Check = Callable[[Response], None]
 

@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-
 from resilient_core.errors import ConfigError, CredentialsRefusedError, Fault, UnavailableError
 from resilient_core.redaction import redactor
 from resilient_core.secrets import Resolver, Secret, is_reference
 from resilient_core.settings import Setting
+from tap_resilient.exchange import PostForm
 from tap_resilient.hints import read_hints
 from tap_resilient.retry import AttemptFailed, Verdict
 
-TIMEOUT_SECONDS = (10.0, 30.0)
 RENEW_BEFORE_SECONDS = 60.0
 """A token is renewed this long before it expires, or at a tenth of its life if that is shorter."""
 
@@ -71,12 +69,12 @@ class OAuth2:
         self,
         block: Mapping[str, Any],
         resolver: Resolver,
-        session: requests.Session,
+        post: PostForm,
         *,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._block = block
-        self._session = session
+        self._post_form = post
         self._wall_clock = wall_clock
         self._secrets: dict[str, Secret] = {
             name: resolver.secret(block[name])
@@ -143,19 +141,20 @@ class OAuth2:
         return any(changed)
 
     def _post(self, kept: Tokens | None) -> Tokens:
-        form, auth = self._form(kept)
-        try:
-            with self._session.post(
-                self._block["token_url"],
-                data=form,
-                auth=auth,
-                headers={"Accept": "application/json"},
-                timeout=TIMEOUT_SECONDS,
-                allow_redirects=False,
-            ) as answer:
-                return self._read(answer, kept)
-        except requests.RequestException:
-            raise AttemptFailed(Verdict.RETRY, UnavailableError(f"{self._where}: no answer")) from None
+        form, basic = self._form(kept)
+        answer = self._post_form(self._block["token_url"], form, basic)
+        if answer.status == 429 or answer.status >= 500:
+            wait = read_hints(answer.headers, self._wall_clock()).retry_after
+            raise AttemptFailed(Verdict.RETRY, UnavailableError(f"{self._where} answers {answer.status}"), wait)
+        if answer.status != 200:
+            raise AttemptFailed(Verdict.FATAL, self._refused(answer.status))
+        return self._tokens_of(answer.body, kept)
+
+    def _refused(self, status: int) -> CredentialsRefusedError:
+        again = ", or authorise again for a new refresh_token" if self._block["grant"] == "refresh_token" else ""
+        return CredentialsRefusedError(
+            f"{self._where} refuses the credentials ({status}); check client.auth: client_id and client_secret{again}"
+        )
 
     def _form(self, kept: Tokens | None) -> tuple[dict[str, str], tuple[str, str] | None]:
         grant, values = self._block["grant"], self._values()
@@ -167,26 +166,13 @@ class OAuth2:
             return form, (client_id, client_secret or "")
         return {**form, "client_id": client_id, **({"client_secret": client_secret} if client_secret else {})}, None
 
-    def _read(self, answer: requests.Response, kept: Tokens | None) -> Tokens:
-        if answer.status_code == 429 or answer.status_code >= 500:
-            headers = {name.lower(): value for name, value in answer.headers.items()}
-            error = UnavailableError(f"{self._where} answers {answer.status_code}")
-            raise AttemptFailed(Verdict.RETRY, error, read_hints(headers, self._wall_clock()).retry_after)
-        if answer.status_code != 200:
-            message = f"{self._where} refuses the credentials ({answer.status_code}); check client_id and client_secret"
-            if self._block["grant"] == "refresh_token":
-                message += ", or authorise again for a new refresh_token"
-            raise AttemptFailed(Verdict.FATAL, CredentialsRefusedError(message))
-        return self._tokens_of(answer, kept)
-
-    def _tokens_of(self, answer: requests.Response, kept: Tokens | None) -> Tokens:
+    def _tokens_of(self, body: Mapping[str, Any] | None, kept: Tokens | None) -> Tokens:
         try:
-            body = answer.json()
+            body = body or {}
             access_token, life = str(body["access_token"]), float(body.get("expires_in") or 3600)
-            refresh_token = body.get("refresh_token") or (kept.refresh_token if kept else None)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            error = UnavailableError(f"{self._where} gives no access_token")
-            raise AttemptFailed(Verdict.RETRY, error) from None
+        except (ValueError, KeyError, TypeError):
+            raise AttemptFailed(Verdict.RETRY, UnavailableError(f"{self._where} gives no access_token")) from None
+        refresh_token = body.get("refresh_token") or (kept.refresh_token if kept else None)
         for value in filter(None, (access_token, refresh_token)):
             redactor.add(value)
         self._warn_of_rotation(body, kept)
