@@ -114,3 +114,10 @@ def test_every_command_says_the_version_of_the_distribution(command: str) -> Non
 
 def test_the_changelog_knows_this_version() -> None:
     assert re.search(rf"^## \[{re.escape(version('singer-resilient'))}\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_the_settings_tables_say_what_the_code_says() -> None:
+    checked = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
