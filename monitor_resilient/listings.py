@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from monitor_resilient.alerts import deliver
 from monitor_resilient.alerts.lifecycle import Alert, Event, phase
+from monitor_resilient.alerts.outbox import deliver
 from monitor_resilient.check_log import History, Memory
 from monitor_resilient.database import moment, seconds
 from monitor_resilient.model import Finding, Outcome

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from monitor_resilient.alerts import inhibition, tell
+from monitor_resilient.alerts.outbox import inhibition, tell
 from monitor_resilient.check_log import Memory
 from monitor_resilient.checks import all_unknown, evaluate_all
 from monitor_resilient.config import MonitorConfig

@@ -12,6 +12,7 @@ from itertools import pairwise
 from statistics import median
 
 from monitor_resilient.model import Outcome, StreamRun
+from monitor_resilient.words import count
 
 LEARNING = timedelta(days=7)
 WINDOW_DAYS = 14
@@ -142,13 +143,13 @@ def evaluate(runs: Sequence[StreamRun], bounds: Bounds) -> Outcome:
     if not runs:
         return Outcome("unknown", "no successful load of this stream is on record")
     point = judge(runs, bounds)[-1]
-    value = f"{point.run.received} rows"
+    value = count(point.run.received, "row")
     if point.expected is None:
         return Outcome("learning", f"{value}; under 7 days of loads are known, so nothing is expected yet", value)
-    expected = f"{float(point.expected):.0f}"
-    threshold = f"{float(point.low or 0):.0f} to {float(point.high or 0):.0f} rows"
+    threshold = f"{float(point.low or 0):,.0f} to {float(point.high or 0):,.0f} rows"
     words = {"ok": "as expected", "fail": "far from what is expected"}[point.state]
-    return Outcome(point.state, f"{value}, {words} (about {expected}; quiet from {threshold})", value, threshold)
+    message = f"{value}, {words} (about {float(point.expected):,.0f}; quiet from {threshold})"
+    return Outcome(point.state, message, value, threshold)
 
 
 def _point(run: StreamRun, expected: Fraction | None, bounds: Bounds) -> Point:
