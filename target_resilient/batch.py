@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -114,12 +115,10 @@ class StreamBatch:
         """The CSV fields by column, and the rows that a column refuses."""
         bad: dict[int, list[Violation]] = {}
         fields: list[list[str]] = []
-        key = self.plan.key
-        for column in self.plan.columns:
-            values = [record.get(column.key) for record in records]
+        for column, values in zip(self.plan.columns, self._columns(records)):  # noqa: B905 one list a column
             refused: Refusals = {}
             fields.append(encode(column, values, refused))
-            if column.name in key and None in values:
+            if column.name in self.plan.key and None in values:
                 refused |= {row: "key" for row, value in enumerate(values) if value is None}
             for row, rule in refused.items():
                 value = records[row].get(column.key, Absent())
@@ -129,6 +128,16 @@ class StreamBatch:
         if self.plan.metadata:
             fields += self._metadata(records, frame, kept)
         return fields, bad
+
+    def _columns(self, records: list[dict[str, Any]]) -> Iterable[Sequence[Any]]:
+        """The values of each column; in C where every record has every field."""
+        keys = [column.key for column in self.plan.columns]
+        if len(keys) > 1:
+            try:
+                return list(zip(*map(itemgetter(*keys), records)))  # noqa: B905 one tuple a record
+            except KeyError:
+                pass  # some record lacks a field
+        return ([record.get(key) for record in records] for key in keys)
 
     def _metadata(self, records: list[dict[str, Any]], frame: Frame, kept: Sequence[int] | None) -> list[list[str]]:
         now = datetime.now(timezone.utc)

@@ -172,6 +172,13 @@ def _each(values: Values, refused: Refusals, convert: Callable[[Any], str]) -> l
     return fields
 
 
+def _nulls_blank(fields: list[str], values: Values) -> list[str]:
+    """The fields, unquoted empty where the value is None."""
+    if None not in values:
+        return fields
+    return ["" if value is None else field for field, value in zip(fields, values)]  # noqa: B905 same length
+
+
 def _are(kind: type, values: Values) -> bool:
     """Whether every value is a string that RFC 3339 reads as `kind` (date or datetime)."""
     if set(map(type, values)) != {str}:
@@ -255,13 +262,13 @@ def _decimal(value: Any) -> Decimal:
 
 
 def _text(column: Column, values: Values, refused: Refusals) -> list[str]:
-    types = set(map(type, values))
-    if types == {str} and column.max_length is None:
-        joined = "\0".join(values)
+    if column.max_length is None and set(map(type, values)) <= {str, _NONE}:
+        joined = "\0".join([value or "" for value in values])
         if joined.count("\0") == len(values) - 1:
             if '"' in joined:
                 joined = joined.replace('"', '""')
-            return ('"' + joined.replace("\0", '"\0"') + '"').split("\0")
+            fields = ('"' + joined.replace("\0", '"\0"') + '"').split("\0")
+            return _nulls_blank(fields, values)
 
     def convert(value: Any) -> str:
         text = value if isinstance(value, str) else _json.encode(value).decode()
@@ -374,8 +381,8 @@ def _uuid(column: Column, values: Values, refused: Refusals) -> list[str]:
 def _json_text(column: Column, values: Values, refused: Refusals) -> list[str]:
     text = _json.encode_lines(list(values)).decode()
     if "\\u0000" not in text:
-        lines = text.replace('"', '""').split("\n")
-        return ["" if value is None else f'"{line}"' for value, line in zip(values, lines)]  # noqa: B905 a last empty line
+        lines = text.rstrip("\n").replace('"', '""').split("\n")
+        return _nulls_blank([f'"{line}"' for line in lines], values)
 
     def convert(value: Any) -> str:
         encoded = _json.encode(value).decode()

@@ -100,7 +100,7 @@ SETTINGS: tuple[Setting, ...] = (
         "batch_size_rows",
         "integer",
         "Commit at the next STATE once this many records have come; without one in reach, at twice as many.",
-        100_000,
+        50_000,
     ),
     Setting("batch_size_bytes", "size", "The same by size of the input; bounds the memory.", "32MB"),
     Setting("batch_max_age", "duration", "The same by age, so that a slow tap's rows appear soon.", "1m"),

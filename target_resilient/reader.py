@@ -61,6 +61,11 @@ class Chunk:
         numbered = enumerate(self.data.split(b"\n"), self.first_line)
         return [(number, line) for number, line in numbered if line.strip()]
 
+    @cached_property
+    def count(self) -> int:
+        """How many lines there are, about (blank ones too)."""
+        return self.data.count(b"\n")
+
 
 @dataclass
 class Frame:
@@ -79,7 +84,7 @@ class Frame:
     @cached_property
     def size(self) -> int:
         """Bytes of input that this frame stands for, about."""
-        return len(self.chunk.data) * len(self.messages) // max(1, self.chunk.data.count(b"\n"))
+        return len(self.chunk.data) * len(self.messages) // max(1, self.chunk.count)
 
     def split(self, rows: int) -> tuple[Frame, Frame | None]:
         """The first `rows` records and the rest, None where nothing is left."""
@@ -134,10 +139,16 @@ class MappedFrame(Frame):
 
 @dataclass(frozen=True)
 class Control:
-    """A message that is not a RECORD, with its line."""
+    """A message that is not a RECORD, and its place among the chunk's lines."""
 
     message: Envelope
-    line: int
+    chunk: Chunk
+    place: int
+
+    @property
+    def line(self) -> int:
+        """The input line of the message."""
+        return self.chunk.lines[self.place][0]
 
 
 @dataclass(frozen=True)
@@ -186,8 +197,9 @@ def read_events(source: Readable, idle_seconds: float = 1.0) -> Iterator[Event]:
         if data is None:
             yield Idle()
             continue
-        yield from _decode(Chunk(data, line))
-        line += data.count(b"\n")
+        chunk = Chunk(data, line)
+        yield from _decode(chunk)
+        line += chunk.count
 
 
 def raw_record(line: bytes) -> str:
@@ -279,7 +291,7 @@ def _frames(messages: list[Envelope], chunk: Chunk, offset: int) -> Iterator[Eve
     while start < total:
         first = messages[start]
         if first.type != "RECORD":
-            yield Control(_checked(first, chunk.lines[offset + start][0]), chunk.lines[offset + start][0])
+            yield _checked(Control(first, chunk, offset + start))
             start += 1
             continue
         stream = first.stream
@@ -356,14 +368,15 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
 }
 
 
-def _checked(message: Envelope, line: int) -> Envelope:
+def _checked(control: Control) -> Control:
+    message = control.message
     required = _REQUIRED.get(message.type)
     if required is None:
-        raise NotSingerError(f"line {line} has the unknown message type '{message.type[:40]}'")
+        raise NotSingerError(f"line {control.line} has the unknown message type '{message.type[:40]}'")
     missing = [name for name in required if getattr(message, name) in ("", None, msgspec.Raw())]
     if missing:
-        raise NotSingerError(f"line {line}: {message.type} lacks {', '.join(missing)}")
-    return message
+        raise NotSingerError(f"line {control.line}: {message.type} lacks {', '.join(missing)}")
+    return control
 
 
 def _check_records(frame: Frame) -> None:
