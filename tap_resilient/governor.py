@@ -89,12 +89,35 @@ class Governor:
         Raises StoppedError if the pause would last longer than `max_wait`.
         """
         with self._places:
-            sent_at = self._wait_for_turn()
+            while (wait := self.try_turn()) > 0:
+                if self._pause() > self._max_wait:
+                    raise too_long(self._pause(), self._max_wait)
+                if wait >= LOGGED_WAIT_SECONDS:
+                    self._log.info(facts("waiting for the rate limit", seconds=wait))
+                self._sleep(wait)
             try:
-                yield sent_at
+                yield self._clock()
             finally:
-                with self._lock:
-                    self._in_flight -= 1
+                self.done()
+
+    def try_turn(self) -> float:
+        """Take a turn if it is time for one (0), else say in how many seconds to try again."""
+        with self._lock:
+            now = self._clock()
+            rates = [rate for rate in (self._announced, self._probe.rate) if rate]
+            self._learned.rate = min(rates, default=None)
+            wait = max(self._pause(), self._budget.ready_at() - now, self._learned.ready_at() - now)
+            if wait > 0:
+                return wait
+            self._in_flight += 1
+            for pace in (self._budget, self._learned, self._quota, self._probe):
+                pace.take(now)
+            return 0.0
+
+    def done(self) -> None:
+        """The turn is over."""
+        with self._lock:
+            self._in_flight -= 1
 
     def heard(self, hints: Hints) -> None:
         """Take note of what an answer says about the quota. Call it within the turn."""
@@ -118,7 +141,7 @@ class Governor:
         with self._lock:
             now = self._clock()
             counted = self._limit.adaptive and self._probe.refused(now, sent_at, wait)
-            if counted or self._learned.rate is None:
+            if counted or self._probe.rate is None:
                 self._gate = max(self._gate, now + wait)
 
     def pause(self, wait: float) -> None:
@@ -126,39 +149,7 @@ class Governor:
         with self._lock:
             self._gate = max(self._gate, self._clock() + wait)
 
-    def rest(self, wait: float) -> None:
-        """Wait before one's own next attempt."""
-        self._wait(wait, "retry")
-
-    def _wait_for_turn(self) -> float:
-        while True:
-            with self._lock:
-                now = self._clock()
-                wait, why = self._delay(now)
-                if wait <= 0:
-                    self._take(now)
-                    return now
-            if why == "pause" and wait > self._max_wait:
-                raise too_long(wait, self._max_wait)
-            self._wait(wait, why)
-
-    def _delay(self, now: float) -> tuple[float, str]:
-        rates = [rate for rate in (self._announced, self._probe.rate) if rate]
-        self._learned.rate = min(rates, default=None)
-        pause = max(self._gate, self._quota.ready_at(now)) - now
-        pace = max(self._budget.ready_at(), self._learned.ready_at()) - now
-        return (pause, "pause") if pause > pace else (pace, "pace")
-
-    def _take(self, now: float) -> None:
-        self._in_flight += 1
-        self._budget.take(now)
-        self._learned.take(now)
-        self._quota.take(now)
-        self._probe.sent(now)
-
-    def _wait(self, seconds: float, why: str) -> None:
-        if seconds <= 0:
-            return
-        if seconds >= LOGGED_WAIT_SECONDS and why != "pace":
-            self._log.info(facts("waiting", seconds=seconds, reason=why))
-        self._sleep(seconds)
+    def _pause(self) -> float:
+        """Seconds for which the server wants to see nothing of us."""
+        now = self._clock()
+        return max(self._gate, self._quota.ready_at(now)) - now

@@ -111,7 +111,7 @@ class Probe:
         self._samples: deque[tuple[float, int]] = deque(maxlen=self.SAMPLES)
         self._burst: tuple[int, float] | None = None  # accepted until the first refusal, and in how many seconds
 
-    def sent(self, now: float) -> None:
+    def take(self, now: float) -> None:
         """A request is sent now."""
         if self._since is None:
             self._since = now

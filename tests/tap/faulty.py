@@ -84,6 +84,7 @@ def _handler(server: FaultyServer, script: Script) -> type[BaseHTTPRequestHandle
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 10
+        disable_nagle_algorithm = True  # else each answer waits 40 ms for an ACK
 
         def handle_one_request(self) -> None:
             try:
