@@ -13,7 +13,7 @@ from tap_resilient.governor import Governor, RateLimit
 from tap_resilient.hints import Hints
 from tests.tap.simulation import Bucket, Window, policy, simulate, tokens_left, window_left
 
-SEEDS = range(12)
+SEEDS = range(6)
 HALVING = 30.0
 
 
