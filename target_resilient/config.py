@@ -12,8 +12,7 @@ from resilient_core.errors import ConfigError, Fault
 from resilient_core.secrets import ref_faults
 from resilient_core.settings import Setting, check_config, parse_duration, parse_ratio, parse_size, with_defaults
 from target_resilient.destination import DEFAULT_DESTINATION, parse_destination
-from target_resilient.load import LoadOptions
-from target_resilient.table import TableOptions
+from target_resilient.options import LoadOptions, TableOptions
 
 SETTINGS: tuple[Setting, ...] = (
     Setting(

@@ -39,3 +39,8 @@ def columns(names: Iterable[str], template: str = "{}", separator: str = ", ") -
 def quoted(parts: Name) -> str:
     """An identifier as both databases read it (SQL-92 delimited identifier)."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+
+
+def as_text(statement: Sql) -> str:
+    """A statement as text, for people and books; never executed."""
+    return statement.template.format(*(quoted(name) for name in statement.names))

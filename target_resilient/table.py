@@ -11,6 +11,7 @@ from resilient_core.errors import ConfigError, Fault
 from target_resilient.backends import Backend, TableFacts
 from target_resilient.columns import Column, column_for
 from target_resilient.naming import unique_names
+from target_resilient.options import TableOptions
 from target_resilient.sql import Name, Sql, columns, join, sql
 
 ROW_HASH = "_sdc_row_hash"
@@ -37,12 +38,11 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class SchemaChange:
-    """One DDL statement and its row in `schema_log`."""
+    """One DDL statement, and the columns that it makes: (name, the record's field)."""
 
     statement: Sql
     change: str
-    column_name: str | None = None
-    original_name: str | None = None
+    names: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class TablePlan:
     inserted_marker: str | None
 
     @property
+    def full_name(self) -> str:
+        """`schema.table`, for logs and books."""
+        return ".".join(self.table)
+
+    @property
     def known(self) -> frozenset[str]:
         """The record fields that have a column."""
         return frozenset(column.key for column in self.columns)
@@ -79,17 +84,6 @@ class TablePlan:
         """The column of the replication key, where the stream has one."""
         key = self.spec.replication_key
         return next((column for column in self.columns if column.key == key), None) if key else None
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """The settings that shape tables."""
-
-    lower_names: bool
-    metadata: bool
-    keyless: str
-    append_only: bool
-    naive_datetimes: str
 
 
 def wanted_columns(spec: StreamSpec, extra: Sequence[Column], options: TableOptions) -> list[Column]:
@@ -160,7 +154,7 @@ def _create(backend: Backend, plan: TablePlan) -> SchemaChange:
     if plan.key:
         definitions.append(join("", [sql("PRIMARY KEY ("), columns(plan.key), sql(")")]))
     body = join("", [sql("CREATE TABLE {} (", plan.table), join(", ", definitions), sql(")")])
-    return SchemaChange(body, "create table")
+    return SchemaChange(body, "create table", tuple((column.name, column.key) for column in plan.columns))
 
 
 def _all_columns(plan: TablePlan) -> list[Column]:
@@ -175,8 +169,7 @@ def _add_columns(backend: Backend, plan: TablePlan, facts: TableFacts) -> list[S
                 " ", [sql("ALTER TABLE {} ADD COLUMN IF NOT EXISTS", plan.table), _definition(backend, column, False)]
             ),
             "add column",
-            column.name,
-            column.key,
+            ((column.name, column.key),),
         )
         for column in _all_columns(plan)
         if column.name not in facts.columns

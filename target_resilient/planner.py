@@ -1,0 +1,152 @@
+"""Streams as their SCHEMA described them, and their tables: tables and columns are added, nothing is altered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from singer_sdk.exceptions import RecordsWithoutSchemaException
+
+from resilient_core.contract import Contract, Policies, make_contract, read_contract, resolve_policies
+from resilient_core.errors import ConfigError, NotSingerError
+from resilient_core.telemetry import facts
+from target_resilient.backends import Backend
+from target_resilient.books import Books
+from target_resilient.columns import Column, column_seen
+from target_resilient.naming import split_stream
+from target_resilient.options import LoadOptions
+from target_resilient.reader import Frame
+from target_resilient.sql import Name, as_text, sql
+from target_resilient.table import DELETED_AT, StreamSpec, TablePlan, key_faults, plan_table
+from target_resilient.validate import Validator
+
+logger = logging.getLogger("target-resilient")
+
+
+class RecordBeforeSchemaError(NotSingerError, RecordsWithoutSchemaException):
+    """A RECORD of a stream that no SCHEMA has announced."""
+
+
+@dataclass
+class Stream:
+    """A stream as its last SCHEMA described it. `closed` when the schema itself refuses fields it does not name."""
+
+    spec: StreamSpec
+    policies: Policies
+    validator: Validator
+    table: Name
+    plan: TablePlan
+    extra: list[Column]
+    closed: bool
+
+
+class Planner:
+    """Knows every stream. `settle` ends the epoch that holds rows of a stream, before its table changes."""
+
+    def __init__(
+        self,
+        options: LoadOptions,
+        backend: Backend,
+        books: Books,
+        settle: Callable[[str], None],
+        retrying: Callable[[Callable[[], object]], None],
+    ) -> None:
+        self._options = options
+        self._backend = backend
+        self._books = books
+        self._settle = settle
+        self._retrying = retrying
+        self._streams: dict[str, Stream] = {}
+
+    def stream(self, name: str, line: Callable[[], int]) -> Stream:
+        """The stream of a record. Raises RecordBeforeSchemaError naming the line."""
+        stream = self._streams.get(name)
+        if stream is None:
+            raise RecordBeforeSchemaError(
+                f"line {line()}: RECORD of stream '{name}' before its SCHEMA; the tap must announce each stream first"
+            )
+        return stream
+
+    def describe(self, name: str, schema: dict[str, Any], key: tuple[str, ...], bookmarks: list[str]) -> None:
+        """Take in a SCHEMA; the same one again changes nothing. Raises ConfigError where key or table cannot work."""
+        contract = self._contract(name, schema)
+        replication = bookmarks[0] if len(bookmarks) == 1 and bookmarks[0] in contract.schema["properties"] else None
+        spec = StreamSpec(name, contract, key, replication)
+        known = self._streams.get(name)
+        if known is not None and known.spec == spec:
+            return
+        if faults := key_faults(spec):
+            raise ConfigError(faults)
+        validator = Validator(name, contract)
+        table = self._table(name)
+        self._streams[name] = Stream(
+            spec=spec,
+            policies=resolve_policies(self._options.policies, contract.meta),
+            validator=validator,
+            table=table,
+            plan=self._plan(spec, table, []),
+            extra=[],
+            closed=contract.schema.get("additionalProperties") is False,
+        )
+
+    def evolve(self, stream: Stream, frame: Frame) -> None:
+        """Add columns for fields that no schema names, where the contract's policy allows it."""
+        if stream.policies.on_new_column != "evolve" or stream.closed:
+            return
+        records = [record for record in frame.records if isinstance(record, dict)]
+        names = set().union(*records) - stream.plan.known
+        fresh = [c for name in sorted(names) if (c := self._column_seen(name, records))]
+        if not fresh:
+            return
+        stream.extra += fresh
+        stream.plan = self._plan(stream.spec, stream.table, stream.extra)
+        logger.warning(facts("new columns", stream=stream.spec.stream, columns=",".join(c.key for c in fresh)))
+
+    def _column_seen(self, name: str, records: list[dict[str, Any]]) -> Column | None:
+        if name == DELETED_AT:
+            return Column(name, name, "timestamptz", naive=self._options.tables.naive_datetimes)
+        if name.startswith("_sdc_"):
+            return None
+        return column_seen(name, name, (record.get(name) for record in records))
+
+    def _contract(self, name: str, schema: dict[str, Any]) -> Contract:
+        folder = self._options.contracts_dir
+        path = Path(folder) / f"{name}.json" if folder else None
+        return read_contract(path) if path and path.exists() else make_contract(schema)
+
+    def _table(self, name: str) -> Name:
+        options = self._options
+        table = split_stream(name, options.default_schema, self._backend.default_schema, options.table_template)
+        folded = tuple(part.casefold() for part in table)
+        for other in self._streams.values():
+            if other.spec.stream != name and tuple(part.casefold() for part in other.table) == folded:
+                raise ConfigError(
+                    f"streams '{other.spec.stream}' and '{name}' would both load into table {'.'.join(table)};"
+                    " set table_name_template or default_target_schema apart, or map one to another name"
+                )
+        return table
+
+    def _plan(self, spec: StreamSpec, table: Name, extra: list[Column]) -> TablePlan:
+        """Plan the table and make the database agree, with nothing of ours under way."""
+        self._settle(spec.stream)
+        found: list[TablePlan] = []
+        self._retrying(lambda: found.append(self._agree_on(spec, table, extra)))
+        return found[0]
+
+    def _agree_on(self, spec: StreamSpec, table: Name, extra: list[Column]) -> TablePlan:
+        plan, changes = plan_table(self._backend, spec, table, extra, self._options.tables)
+        if self._options.dry_run:
+            for change in changes:
+                logger.info(facts("would run", ddl=as_text(change.statement)))
+            return plan
+        if changes:
+            schema = (
+                [sql("CREATE SCHEMA IF NOT EXISTS {}", table[0])] if table[0] != self._backend.default_schema else []
+            )
+            self._backend.apply_ddl([*schema, *(change.statement for change in changes)])
+            self._books.changes(plan, changes)
+            plan, _ = plan_table(self._backend, spec, table, extra, self._options.tables)
+        return plan
