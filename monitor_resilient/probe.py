@@ -86,7 +86,8 @@ def ask(client: Client, request: Request | None) -> Outcome:
         return _refused(error)
     except (ActionRequested, ResilientError) as error:
         state = next((state for kind, state in _STATES if isinstance(error, kind)), "unknown")
-        return Outcome("degraded" if "timed out" in str(error) else state, str(error))
+        timed_out = "timeout." in str(error)  # the client names the limit that was reached
+        return Outcome("degraded" if timed_out else state, str(error))
     return Outcome("ok", f"answered {response.status}", str(response.status))
 
 
@@ -95,7 +96,7 @@ def _refused(error: RequestRefusedError) -> Outcome:
         state = "auth_failed"
     else:
         state = "degraded" if error.status == 429 or error.status >= 500 else "unknown"
-    return Outcome(state, str(error), str(error.status))
+    return Outcome(state, f"answered {error.status}", str(error.status))
 
 
 def _hasty(config: ClientConfig) -> ClientConfig:
