@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import queue
+import random as _random
 import re
 import threading
 import time
@@ -11,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from resilient_core.errors import ConfigError, Fault
+from resilient_core.errors import ConfigError, Fault, UnavailableError
 from resilient_core.redaction import MASK, redactor
 from resilient_core.secret_stores import STORES, Document, Store
 from resilient_core.settings import unknown_name
 
 MAX_TTL_SECONDS = 3600.0
+FETCH_ATTEMPTS = 3
+FETCH_SECONDS = 20.0
 
 _REFERENCE = re.compile(r"ref\+([A-Za-z0-9_-]*)://([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.DOTALL)
 _INSIDE = re.compile(r"ref\+[A-Za-z0-9_-]+://")
@@ -85,14 +89,9 @@ class Secret:
         redactor.add(value)
         return value
 
-    def refresh(self, used: str | None = None) -> bool:
-        """Fetch the value again, once; True if it changed.
-
-        `used` is the value that was refused: if another thread has fetched a different one since, that one counts.
-        """
+    def refresh(self) -> bool:
+        """Fetch the value again, once; True if it changed."""
         before = self.get()
-        if used is not None and used != before:
-            return True
         self._resolver.invalidate(self._text)
         return self.get() != before
 
@@ -110,13 +109,23 @@ class _Entry:
 
 
 class Resolver:
-    """Resolves references, one a process: cached in memory for min(lease, 1 h), each fetched by one thread only."""
+    """Resolves references, one a process: cached in memory for min(lease, 1 h), each fetched by one thread only.
+
+    A store that is down is asked up to three times; one that does not answer in 20 s counts as down.
+    """
 
     def __init__(
-        self, stores: Mapping[str, Store] | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        stores: Mapping[str, Store] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        random: Callable[[], float] = _random.random,
     ) -> None:
         self._stores = STORES if stores is None else stores
         self._clock = clock
+        self._sleep = sleep
+        self._random = random
         self._lock = threading.Lock()
         self._entries: dict[Reference, _Entry] = {}
 
@@ -144,15 +153,48 @@ class Resolver:
         entry = self._entry(reference)
         with entry.lock:
             if entry.document is None or self._clock() >= entry.expires:
-                store = self._stores[reference.scheme]
-                entry.document = store.fetch(reference.name, dict(reference.options))
+                entry.document = self._fetch(reference)
                 entry.expires = self._clock() + min(entry.document.lease_seconds or MAX_TTL_SECONDS, MAX_TTL_SECONDS)
             return entry.document
+
+    def _fetch(self, reference: Reference) -> Document:
+        store, options = self._stores[reference.scheme], dict(reference.options)
+        for attempt in range(1, FETCH_ATTEMPTS + 1):
+            try:
+                return _within(FETCH_SECONDS, lambda: store.fetch(reference.name, options), reference)
+            except UnavailableError:
+                if attempt == FETCH_ATTEMPTS:
+                    raise
+                self._sleep(2.0**attempt * self._random())
+        raise AssertionError("unreachable")
 
     def _entry(self, reference: Reference) -> _Entry:
         whole = Reference(reference.scheme, reference.name, reference.options, "")
         with self._lock:
             return self._entries.setdefault(whole, _Entry(threading.Lock()))
+
+
+def _within(seconds: float, fetch: Callable[[], Document], reference: Reference) -> Document:
+    """What `fetch` returns or raises, if it ends in time: the stores' own clients keep to no deadline.
+
+    Google's hung for 27 s with a timeout of 2 s. The thread that is left behind dies with the process.
+    """
+    done: queue.SimpleQueue[Document | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put(fetch())
+        except Exception as error:
+            done.put(error)
+
+    threading.Thread(target=run, daemon=True, name=f"secret store {reference.scheme}").start()
+    try:
+        result = done.get(timeout=seconds)
+    except queue.Empty:
+        raise UnavailableError(f"{reference.place}: the store gave no answer within {seconds:.0f} s") from None
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _parsed(text: str) -> Reference:

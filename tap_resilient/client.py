@@ -145,7 +145,7 @@ class Client:
         while True:
             request, credentials, answer = build(), [], None
             try:
-                credentials = [auth.credentials() for auth in self._auths]
+                credentials = self._credentials()
                 answer = self._fetch(request, credentials)
                 response = self._judged(request, answer, check, handlers)
             except AttemptFailed as failure:
@@ -184,6 +184,12 @@ class Client:
         self._count(retries=1, refusals=int(limited))
         log.info(facts("retrying", attempt=attempts.made + 1, wait_seconds=wait, reason=str(failure.error)))
         self._rest(wait)
+
+    def _credentials(self) -> list[Credentials]:
+        try:
+            return [auth.credentials() for auth in self._auths]
+        except UnavailableError as error:  # a secret store that is down
+            raise AttemptFailed(Verdict.RETRY, error) from None
 
     def _renewed(self, credentials: Sequence[Credentials]) -> bool:
         renewed = [auth.renew(refused) for auth, refused in zip(self._auths, credentials, strict=True)]
