@@ -139,7 +139,9 @@ def compare(options: argparse.Namespace, url: str, workdir: Path) -> None:
         starts = [run(command, 0, workdir)[0] for command in idle]
         runs = [run(command, options.rows, workdir) for command in (bare, tap)]
         rounds.append((runs[0][0], runs[1][0], runs[0][0] - starts[0], runs[1][0] - starts[1], runs[1][1]))
-    whole_bare, whole_tap, read_bare, read_tap = (statistics.median(column) for column in list(zip(*rounds))[:4])
+    whole_bare, whole_tap, read_bare, read_tap = (
+        statistics.median(column) for column in list(zip(*rounds, strict=True))[:4]
+    )
     for name, seconds, reading in (("bare loop", whole_bare, read_bare), ("tap-resilient", whole_tap, read_tap)):
         rate, reading_rate = options.rows / seconds, options.rows / reading
         print(f"{name:<14} {rate:>9,.0f} rows/s as a whole process, {reading_rate:>9,.0f} without start-up")

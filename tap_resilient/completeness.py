@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
@@ -75,9 +75,11 @@ def by_keys(names: tuple[str, ...]) -> Callable[[list[Row]], list[Hashable]]:
 
     def identify(rows: list[Row]) -> list[Hashable]:
         try:
-            return [hash(key(row)) for row in rows]
+            keys = list(map(key, rows))
+            hash(tuple(keys))
         except (KeyError, TypeError):
             return whole_rows(rows)
+        return keys
 
     return identify
 
@@ -130,9 +132,12 @@ class Evidence:
     announced: str | None = None
     contradiction: str | None = None
     skipped: str | None = None
+    doubted: str | None = None
+    base: int = 0
+    aligned: bool = False
+    first_places: dict[Hashable, int] = field(default_factory=dict)
     places: dict[Hashable, int] = field(default_factory=dict)
     last_size: int = 0
-    last_index: int = 0
     other_links: bool = False
 
     def __post_init__(self) -> None:
@@ -153,17 +158,18 @@ class Evidence:
         if self.empty_in_a_row >= MAX_EMPTY_PAGES:
             self.contradict(f"{MAX_EMPTY_PAGES} empty pages in a row")
 
-    def took(self, rows: list[Row], index: int = 0) -> None:
-        """Count the rows of the page at `index`; find a page that came before, or shares rows with the last one."""
+    def took(self, rows: list[Row]) -> None:
+        """Count the rows of a page; find a page that came before, or shares rows with the last one."""
         if not rows:
             return
         if self._prints.repeats(_fingerprint(rows)):
             self.contradict("a page came twice: the source goes in a circle, or ignores the paging parameters")
         if self.positional:
-            places = {key: place for place, key in enumerate(self.identify(rows))}
+            places = dict(zip(self.identify(rows), range(len(rows)), strict=True))
             self.overlaps += len(places.keys() & self.places.keys())
             self.places = places
-        self.last_index, self.last_size = index, len(rows)
+            self.first_places = self.first_places or places
+        self.last_size = len(rows)
         self.largest_page = max(self.largest_page, len(rows))
         self.rows += len(rows)
         self.pages += 1
@@ -173,8 +179,11 @@ class Evidence:
 
         Above 0, rows came in before them; below 0, rows went away before them; None: none of them is there.
         """
-        keys = self.identify(rows)
-        return next((place + at - self.places[key] for place, key in enumerate(keys) if key in self.places), None)
+        return _shift(self.identify(rows), self.places, at)
+
+    def front_shift(self, rows: list[Row]) -> int | None:
+        """How far the rows of the first page have moved since, when it is read again."""
+        return _shift(self.identify(rows), self.first_places, 0)
 
     def after_last(self, rows: list[Row]) -> list[Row]:
         """The members of `rows` behind the last row that was taken; none of them if that row is not among them."""
@@ -198,6 +207,10 @@ class Evidence:
         """Something was left out because the configuration says so."""
         self.skipped = self.skipped or what
 
+    def doubt(self, what: str) -> None:
+        """Something looks odd; only a total that agrees can dispel it."""
+        self.doubted = self.doubted or what
+
     @property
     def distinct(self) -> int:
         """Rows, without those that a page shares with the page before it."""
@@ -213,11 +226,17 @@ class Evidence:
         """The verdict and its reason."""
         if problem := self.contradiction or self._count_problem():
             return "incomplete", problem
-        if self.skipped:
-            return "unproven", self.skipped
+        doubts = self.skipped or (self.doubted if self.last_total is None else None) or self._total_fell()
+        if doubts:
+            return "unproven", doubts
         if self.announced or self.last_total is not None:
             return "complete", self.announced or "the declared total"
         return "unproven", "nothing announced the end"
+
+    def _total_fell(self) -> str | None:
+        if self.first_total is None or self.last_total is None or self.distinct >= self.first_total:
+            return None
+        return f"the declared total fell from {self.first_total} to {self.last_total} during the scan"
 
     def _count_problem(self) -> str | None:
         if self.skipped:
@@ -226,8 +245,8 @@ class Evidence:
             return f"{self.total_pages} pages were declared, {self.pages} came"
         if self.first_total is None or self.last_total is None:
             return None
-        if self.positional and self.last_total < self.first_total:
-            return f"the declared total fell from {self.first_total} to {self.last_total} during the scan: rows moved"
+        if self.positional and self._total_fell():
+            return f"{self._total_fell()}: rows moved"
         expected = min(self.first_total, self.last_total)
         if self.distinct < expected:
             return f"{expected} rows were declared, {self.distinct} came"
@@ -237,6 +256,10 @@ class Evidence:
 def worst(verdicts: list[Verdict]) -> Verdict:
     """The worst of the verdicts; of none, `complete`."""
     return max(verdicts, key=SEVERITY.index, default="complete")
+
+
+def _shift(keys: list[Hashable], places: Mapping[Hashable, int], at: int) -> int | None:
+    return next((place + at - places[key] for place, key in enumerate(keys) if key in places), None)
 
 
 def _count(found: Any) -> int | None:

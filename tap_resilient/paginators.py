@@ -16,15 +16,15 @@ from tap_resilient.completeness import Announcements, Evidence, Page
 from tap_resilient.paths import MISSING, Path
 from tap_resilient.selector import parse_path
 
-Purpose = Literal["read", "confirm", "fill", "seam"]
+Purpose = Literal["read", "overlap", "behind", "fill", "front"]
 
 
 @dataclass(frozen=True)
 class Position:
     """Where the next request reads: parameters, or a whole `url`. `index` is the page number or the row offset.
 
-    `read` goes on; `confirm` looks behind an empty page; `fill` reads the empty one again; `seam` reads the last row
-    again, which has moved if rows vanished before it. `size` is the page size asked for, None without one.
+    `read` goes on; `overlap` does so from the last row; `behind` looks behind an empty page, `fill` reads the empty one
+    again; `front` reads the first page again. `size` is the page size asked for, None without one.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -127,17 +127,22 @@ class Numbered(Base):
         return replace(self._page(self.first_number), first=True)
 
     def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
-        """The last page, read again, brings only what follows its last row; if that row moved, rows were missed."""
-        return _behind_seam(page, 0, seen) if position.purpose == "seam" else page
+        """The first page, read again at the end, brings nothing; if its rows moved forward, others were missed."""
+        if position.purpose != "front":
+            return page
+        shift = seen.front_shift(page.rows)
+        if shift is None or shift < 0:
+            seen.contradict(MOVED)
+        return replace(page, rows=[])
 
     def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
         """The next page; after the last one, the checks that it was the last."""
-        if position.purpose == "seam":
-            return self._page(position.index + 1) if page.rows else None
+        if position.purpose == "front":
+            return None
         if position.purpose == "fill":
             return self._after_fill(page, position, seen)
         if seen.has_more is False:
-            return self._end(position, seen, "has_more is false")
+            return self._end(seen, "has_more is false")
         if page.rows:
             return self._after_rows(position, seen)
         return self._after_empty(page, position, seen)
@@ -147,33 +152,32 @@ class Numbered(Base):
         return self._page(position.index + 1)
 
     def _after_rows(self, position: Position, seen: Evidence) -> Position | None:
-        if position.purpose == "confirm":
+        if position.purpose == "behind":
             return self._page(position.index - 1, "fill")
         if seen.pages == 1 and seen.reached_total and _short(seen, self.page_size):
-            return self._end(position, seen, "the declared total")
+            return self._end(seen, "the declared total")
         return self._page(position.index + 1)
 
     def _after_empty(self, page: Page, position: Position, seen: Evidence) -> Position | None:
-        if seen.has_more and page.past_end:
-            seen.contradict("has_more was true, but there is no further page")
-            return None
+        """An empty page is the end if nothing is behind it, or if the page before it was short."""
         if seen.has_more:
-            return self._page(position.index + 1)
-        certain = not seen.rows or seen.reached_total or _short(seen, self.page_size) or position.purpose == "confirm"
-        if not certain:
-            return self._page(position.index + 1, "confirm")
-        return self._end(position, seen, "an empty page after the last")
+            if page.past_end:
+                seen.contradict("has_more was true, but there is no further page")
+            return self._page(position.index, "fill")
+        sure = not seen.rows or seen.reached_total or _short(seen, self.page_size) or position.purpose == "behind"
+        return self._end(seen, "an empty page after the last") if sure else self._page(position.index + 1, "behind")
 
     def _after_fill(self, page: Page, position: Position, seen: Evidence) -> Position | None:
-        if page.rows:
-            return self._page(position.index + 2)
-        seen.contradict(f"page {position.index} is empty, but the page behind it is not")
-        return None
+        """The page that was empty, asked for again: it must not be, for there are rows behind it."""
+        if not page.rows:
+            seen.contradict(f"page {position.index} is empty, but more is said to follow")
+        return self._page(position.index + 1 if seen.has_more else position.index + 2)
 
-    def _end(self, position: Position, seen: Evidence, how: str) -> Position | None:
-        """The announced end; after more than one page, rows may have moved: the last row is looked at again."""
+    def _end(self, seen: Evidence, how: str) -> Position | None:
+        """The announced end. Without a total to watch, the first page tells whether rows moved in mid-scan."""
         seen.announce(how)
-        return self._page(seen.last_index, "seam") if seen.pages > 1 else None
+        watched = seen.pages < 2 or seen.last_total is not None
+        return None if watched else self._page(self.first_number, "front")
 
     def _page(self, number: int, purpose: Purpose = "read") -> Position:
         params = {self.page_param: number, self.size_param or "": self.page_size}
@@ -182,7 +186,10 @@ class Numbered(Base):
 
 @dataclass(frozen=True)
 class Offset(Base):
-    """Rows by offset, which advances by the rows received, whatever page size the server keeps to."""
+    """Rows by offset, which advances by the rows received, whatever page size the server keeps to.
+
+    Each request begins at the last row that was received: if that row is not there any more, rows have moved.
+    """
 
     offset_param: str = "offset"
     limit_param: str | None = None
@@ -195,19 +202,33 @@ class Offset(Base):
         return replace(self._at(0, self.page_size), first=True)
 
     def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
-        """Reading from the last row brings that row first; if it moved, rows were missed."""
-        return _behind_seam(page, seen.last_size - 1, seen) if position.purpose == "seam" else page
+        """What follows the last row, wherever it is by now."""
+        if position.purpose == "read":
+            return replace(page, rows=seen.after_last(page.rows) or page.rows) if seen.aligned else page
+        shift = seen.shift(page.rows, seen.last_size - 1)
+        if shift is None or shift < 0:
+            seen.contradict(MOVED)
+        elif shift == seen.last_size - 1 and shift > 0:
+            seen.aligned = True
+        elif shift > 0:
+            seen.base += shift
+        return replace(page, rows=page.rows[1:] if shift == 0 else [])
 
     def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
-        """The next rows; after the last ones, from the last row again, to see that it is where it was."""
-        if position.purpose == "seam":
-            return self._after_seam(page, position, seen)
-        after = position.index + len(page.rows)
+        """From the last row on; the end is where nothing follows it."""
         if seen.has_more is False:
-            return self._end(after, position, seen, "has_more is false")
-        if page.rows and not seen.reached_total:
-            return self._at(after, position.size)
-        return self._end(after, position, seen, "the declared total" if page.rows else "an empty page after the last")
+            seen.announce("has_more is false")
+            return None
+        if page.rows and seen.pages == 1 and seen.reached_total and _short(seen, self.page_size):
+            seen.announce("the declared total")
+            return None
+        after = self._after(position, seen)
+        if page.rows or after != position:
+            return after
+        if seen.has_more:
+            seen.contradict("has_more is true, but no row follows the last one")
+        seen.announce("an empty page after the last")
+        return None
 
     def resized(self, position: Position, size: int) -> Position:
         """The same offset with another limit."""
@@ -215,21 +236,15 @@ class Offset(Base):
 
     def skipping(self, position: Position, seen: Evidence) -> Position | None:
         """Past the rows of one page, if its size is known."""
-        return self._at(position.index + position.size, position.size) if position.size else None
+        seen.base += position.size or 0
+        seen.aligned = True
+        return self._after(position, seen) if position.size else None
 
-    def _after_seam(self, page: Page, position: Position, seen: Evidence) -> Position | None:
-        if page.rows:
-            return self._at(position.index + 1 + len(page.rows), position.size)
-        if seen.has_more:
-            seen.contradict("has_more is true, but no row follows the last one")
-        return None
-
-    def _end(self, after: int, position: Position, seen: Evidence, how: str) -> Position | None:
-        seen.announce(how)
-        trusted = _short(seen, self.page_size) or seen.has_more is False
-        if not seen.rows or (seen.pages == 1 and trusted):
-            return None
-        return self._at(after - 1, position.size, "seam")
+    def _after(self, position: Position, seen: Evidence) -> Position:
+        """Where the last row is; just behind it for servers that only know offsets of whole pages."""
+        if seen.aligned or not seen.rows:
+            return self._at(seen.base + seen.rows, position.size)
+        return self._at(seen.base + seen.rows - 1, position.size, "overlap")
 
     def _at(self, offset: int, size: int | None, purpose: Purpose = "read") -> Position:
         params = {self.offset_param: offset, self.limit_param or "": size}
@@ -255,6 +270,8 @@ class Cursor(Base):
         if seen.has_more is False:
             seen.announce("has_more is false")
             return None
+        if not page.rows and position.purpose == "read" and not position.first:
+            return replace(position, purpose="fill")
         if self.cursor_from and not page.rows:
             if seen.has_more:
                 seen.contradict("has_more is true, but there are no records")
@@ -264,6 +281,7 @@ class Cursor(Base):
         if token in (MISSING, None, "", False):
             _lead_ended(token, position, seen, "cursor", of_record=self.cursor_from is not None)
             return None
+        _doubt_empty(page, seen)
         seen.follow(str(token))
         return self._at(token, position.index + 1)
 
@@ -289,6 +307,8 @@ class NextUrl(Base):
         if seen.has_more is False:
             seen.announce("has_more is false")
             return None
+        if not page.rows and position.purpose == "read" and not position.first:
+            return replace(position, purpose="fill")
         url = self.next_url_path.find(page.response.body) if self.next_url_path else MISSING
         if url in (MISSING, None, "", False):
             _lead_ended(url, position, seen, "next URL")
@@ -307,6 +327,8 @@ class HeaderLink(Base):
         if seen.has_more is False:
             seen.announce("has_more is false")
             return None
+        if not page.rows and position.purpose == "read" and not position.first:
+            return replace(position, purpose="fill")
         links = _links(page)
         if self.rel in links:
             seen.other_links = seen.other_links or len(links) > 1
@@ -317,12 +339,7 @@ class HeaderLink(Base):
         return None
 
 
-def _behind_seam(page: Page, at: int, seen: Evidence) -> Page:
-    """What follows the last row. It may have moved back (rows came in), not forward: then rows slipped by unread."""
-    shift = seen.shift(page.rows, at)
-    if shift is None or shift < 0:
-        seen.contradict("rows moved to earlier pages while they were read, so that some may be missing")
-    return replace(page, rows=seen.after_last(page.rows))
+MOVED = "rows moved to earlier pages while they were read, so that some may be missing"
 
 
 def _lead_ended(lead: Any, position: Position, seen: Evidence, what: str, *, of_record: bool = False) -> None:
@@ -337,7 +354,14 @@ def _lead_ended(lead: Any, position: Position, seen: Evidence, what: str, *, of_
         seen.announce(f"there is no further {what}")
 
 
+def _doubt_empty(page: Page, seen: Evidence) -> None:
+    """Some APIs have empty pages that lead on: no fault, but only a total proves that nothing is missing."""
+    if not page.rows:
+        seen.doubt("an empty page led on to further ones")
+
+
 def _follow_url(url: str, page: Page, position: Position, seen: Evidence) -> Position:
+    _doubt_empty(page, seen)
     absolute = urljoin(page.response.url, url)
     seen.follow(absolute)
     return Position(url=absolute, index=position.index + 1)

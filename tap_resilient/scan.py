@@ -74,7 +74,7 @@ class Scan:
     def _take(self, page: Page, position: Position) -> list[Row]:
         self.seen.saw(page)
         fresh = self._paginator.fresh(page, position, self.seen)
-        self.seen.took(fresh.rows, position.index)
+        self.seen.took(fresh.rows)
         return fresh.rows
 
     def _fetch(self, position: Position) -> tuple[Page, Position]:
