@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import IO, Any, NoReturn, TypeVar
 
 import click
 
@@ -21,6 +22,7 @@ from monitor_resilient.output import show, show_json
 from monitor_resilient.readings import Readings
 from monitor_resilient.watch import Watch, Watched
 from resilient_core.command import run_command
+from resilient_core.errors import UsageError
 from resilient_core.redaction import redactor
 from resilient_core.secrets import Resolver
 
@@ -181,6 +183,36 @@ def show_quarantined(session: Session, identifier: str) -> None:
     """Show one refused record whole, with all its reasons. ID may be the beginning of one."""
     with session.readings() as readings:
         show_json(listings.one_quarantined(readings, identifier))
+
+
+@cli.group()
+def contract() -> None:
+    """Contracts: what the records of a stream must look like."""
+
+
+@contract.command()
+@click.argument("stream")
+@click.option(
+    "--tap", "tap_config", type=click.Path(dir_okay=False), help="Configuration of tap-resilient to read with."
+)
+@click.option("--input", "lines", type=click.File("rb"), help="Singer messages of any tap; - is standard input.")
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Records to look at.")
+@click.option("--output", type=click.Path(dir_okay=False), help="New file; by default standard output.")
+@click.pass_obj
+def infer(
+    session: Session, *, stream: str, tap_config: str | None, lines: IO[bytes] | None, limit: int, output: str | None
+) -> None:
+    """Draft a contract for STREAM from live records, for a person to review."""
+    from monitor_resilient.contract import draft_contract
+
+    drafted = draft_contract(stream, tap_config, lines, limit, session.now.date())
+    if not output:
+        show_json(drafted)
+        return
+    if Path(output).exists():
+        raise UsageError(f"contract infer: {output} exists; a draft never replaces a contract")
+    write_atomically(Path(output), json.dumps(drafted, indent=2, ensure_ascii=False) + "\n")
+    click.echo(f"draft: {output}")
 
 
 @cli.group()

@@ -12,11 +12,13 @@ from monitor_resilient.database import moment, seconds
 from monitor_resilient.model import Finding, Outcome
 from monitor_resilient.readings import Readings, parsed
 from monitor_resilient.watch import UNDELIVERED, Watch
+from monitor_resilient.words import in_words
 from resilient_core.errors import ConfigError, Fault, ResilientError, UsageError
 from resilient_core.settings import unknown_name
 
 Row = dict[str, Any]
 
+REASON = ("pointer", "rule", "expected", "actual_type")
 _QUARANTINE = (
     f"SELECT id, pipeline, load_id, stream, table_name, key, record, errors, {seconds('first_seen_at')},"  # noqa: S608
     f" {seconds('last_seen_at')}, times_seen, {seconds('replayed_at')} FROM {{}}"
@@ -151,7 +153,7 @@ def _without_values(row: Row) -> Row:
     errors = row["errors"]
     first = errors[0] if errors else {}
     shown = {name: row[name] for name in _FIELDS if name not in ("key", "record", "errors")}
-    return {**shown, **{name: first.get(name) for name in ("pointer", "rule", "expected", "actual_type")},
+    return {**shown, **{name: in_words(first.get(name)) for name in REASON},
             "errors": len(errors)}  # fmt: skip
 
 

@@ -28,3 +28,10 @@ def age(duration: timedelta) -> str:
 def count(number: int, noun: str) -> str:
     """`1 row`, `1,234 rows`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def in_words(value: object) -> str:
+    """What a rule expects: a list as its items, nothing as nothing."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)

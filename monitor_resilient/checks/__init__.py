@@ -14,6 +14,9 @@ from resilient_core.errors import Fault, ResilientError
 from resilient_core.settings import Setting, unknown_name
 from tap_resilient.blocks import read_block
 
+RECENT_LOADS = 20
+"""Loads among which one is sought that has ended."""
+
 
 @dataclass(frozen=True)
 class Check:
@@ -76,7 +79,9 @@ def _rejects(check: Check, readings: Readings) -> Outcome:
 
 
 def _completeness(check: Check, readings: Readings) -> Outcome:
-    return completeness.evaluate(readings.verdicts(check.subject))
+    ended = (load for load in readings.loads(check.subject, limit=RECENT_LOADS) if load.finished_at)
+    last = next(ended, None)
+    return completeness.evaluate(readings.verdicts(check.subject), last.status if last else None)
 
 
 def _bookmark(check: Check, readings: Readings) -> Outcome:

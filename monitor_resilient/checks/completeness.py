@@ -8,14 +8,21 @@ from monitor_resilient.model import Outcome
 
 _STATES = {"complete": "ok", "unproven": "warn", "incomplete": "fail"}
 _WORST_FIRST = ("incomplete", "unproven", "complete")
+_WHOLE = "the load as a whole"
 
 
-def evaluate(verdicts: Mapping[str, str]) -> Outcome:
-    """The worst verdict of the last scans (stream → verdict)."""
-    if not verdicts:
-        return Outcome("unknown", "no verdict is on record: no load yet, or a tap that gives none")
-    worst = next((verdict for verdict in _WORST_FIRST if verdict in verdicts.values()), "")
-    if set(verdicts.values()) - set(_STATES):
+def evaluate(verdicts: Mapping[str, str], status: str | None) -> Outcome:
+    """The worst of the last scans' verdicts (stream → verdict) and of the `status` of the last load that ended.
+
+    A foreign tap gives no verdicts; its loads are unproven. `status` None means that no load has ended yet.
+    """
+    if status is None:
+        return Outcome("unknown", "no load of this pipeline has ended yet", threshold="complete")
+    if status not in _STATES:
+        return Outcome("unknown", f"the last load is {status}: its scans were not judged", status, "complete")
+    found = {**verdicts, _WHOLE: status}
+    if set(found.values()) - set(_STATES):
         return Outcome("unknown", "a scan has a verdict that this version does not know", threshold="complete")
-    streams = ", ".join(sorted(stream for stream, verdict in verdicts.items() if verdict == worst))
-    return Outcome(_STATES[worst], f"{worst}: {streams}", worst, "complete")
+    worst = next(verdict for verdict in _WORST_FIRST if verdict in found.values())
+    streams = [name for name, verdict in sorted(verdicts.items()) if verdict == worst]
+    return Outcome(_STATES[worst], f"{worst}: {', '.join(streams or [_WHOLE])}", worst, "complete")

@@ -14,6 +14,7 @@ from monitor_resilient.checks.volume import Bounds, Point, judge
 from monitor_resilient.database import TIMESTAMP
 from monitor_resilient.model import ColumnChange, Finding, Load, Outcome
 from monitor_resilient.readings import Readings, parsed
+from monitor_resilient.words import in_words
 
 MANY_LOADS = 5000
 _REASON = ("pointer", "rule", "expected", "actual_type")
@@ -91,7 +92,7 @@ def rejects(readings: Readings, since: datetime) -> list[Reject]:
     counted: Counter[Reject] = Counter()
     for stream, errors, times in readings.meta(query, ["quarantine"], [since.isoformat()]):
         for error in parsed(errors) or []:
-            pointer, rule, expected, actual = (str(error.get(name) or "") for name in _REASON)
+            pointer, rule, expected, actual = (in_words(error.get(name)) for name in _REASON)
             counted[Reject(stream, pointer, rule, expected, actual)] += int(times)
     return [replace(reject, records=records) for reject, records in counted.most_common()]
 

@@ -40,13 +40,14 @@ class Warehouse:
 
     def load(self, ended_at: datetime, streams: Mapping[str, int] | None = None, *, quarantined: int = 0,
              exit_code: int | None = 0, pipeline: str = "shop", reason: str | None = None,
-             bookmark: str | None = None) -> str:  # fmt: skip
+             bookmark: str | None = None, status: str | None = None) -> str:  # fmt: skip
         """One load of a minute; `streams` maps names to the rows received. exit_code None means that it still runs."""
         self._loads += 1
         load_id = f"load-{self._loads:05d}"
         rows = streams or {}
         started_at, finished_at = ended_at - timedelta(minutes=1), None if exit_code is None else ended_at
-        self.insert("loads", load_id=load_id, pipeline=pipeline, status="done" if exit_code == 0 else "failed",
+        status = status or ("complete" if exit_code == 0 else "failed")
+        self.insert("loads", load_id=load_id, pipeline=pipeline, status=status,
                     started_at=started_at, finished_at=finished_at,
                     exit_code=exit_code, reason=reason, received=sum(rows.values()),
                     quarantined=quarantined)  # fmt: skip

@@ -71,22 +71,26 @@ def test_rejects_without_a_load_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "state"),
+    ("verdicts", "status", "state"),
     [
-        ({"a": "complete", "b": "complete"}, "ok"),
-        ({"a": "complete", "b": "unproven"}, "warn"),
-        ({"a": "unproven", "b": "incomplete"}, "fail"),
-        ({"a": "complete", "b": "sideways"}, "unknown"),
-        ({}, "unknown"),
+        ({"a": "complete", "b": "complete"}, "complete", "ok"),
+        ({"a": "complete", "b": "unproven"}, "unproven", "warn"),
+        ({"a": "unproven", "b": "incomplete"}, "incomplete", "fail"),
+        ({"a": "complete", "b": "complete"}, "incomplete", "fail"),
+        ({}, "unproven", "warn"),
+        ({"a": "complete", "b": "sideways"}, "complete", "unknown"),
+        ({"a": "complete"}, "failed", "unknown"),
+        ({}, None, "unknown"),
     ],
-    ids=["all", "one unproven", "one incomplete", "from the future", "none"],
+    ids=["all", "one unproven", "one incomplete", "torn input", "foreign tap", "from the future", "failed", "no load"],
 )
-def test_completeness_is_the_worst_verdict(verdicts: dict[str, str], state: str) -> None:
-    assert completeness.evaluate(verdicts).state == state
+def test_completeness_is_the_worst_verdict(verdicts: dict[str, str], status: str | None, state: str) -> None:
+    assert completeness.evaluate(verdicts, status).state == state
 
 
 def test_completeness_names_the_streams() -> None:
-    assert completeness.evaluate({"a": "complete", "b": "incomplete"}).message == "incomplete: b"
+    assert completeness.evaluate({"a": "complete", "b": "incomplete"}, "incomplete").message == "incomplete: b"
+    assert completeness.evaluate({}, "unproven").message == "unproven: the load as a whole"
 
 
 def test_bookmark_fails_once_it_stands_too_long() -> None:

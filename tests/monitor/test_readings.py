@@ -106,12 +106,15 @@ def test_a_pipeline_that_never_ran_fails(any_warehouse: Warehouse) -> None:
 def test_completeness_reads_the_verdicts_of_the_committed_state(any_warehouse: Warehouse) -> None:
     marker = {"resilient": {"version": 1, "scans": {"orders": {"verdict": "unproven", "rows": 3}}}}
     any_warehouse.insert("state", pipeline="shop", value=json.dumps(marker), committed_at=NOW)
+    any_warehouse.load(NOW - DAY, {"orders": 3}, status="unproven")
+    any_warehouse.load(NOW, exit_code=None, status="running")
     assert states(any_warehouse, {"type": "completeness", "pipeline": "shop"}) == ["warn"]
 
 
-def test_a_foreign_state_has_no_verdict(any_warehouse: Warehouse) -> None:
+def test_the_load_of_a_foreign_tap_is_unproven(any_warehouse: Warehouse) -> None:
     any_warehouse.insert("state", pipeline="shop", value=json.dumps({"bookmarks": {}}), committed_at=NOW)
-    assert states(any_warehouse, {"type": "completeness", "pipeline": "shop"}) == ["unknown"]
+    any_warehouse.load(NOW, {"orders": 3}, status="unproven")
+    assert states(any_warehouse, {"type": "completeness", "pipeline": "shop"}) == ["warn"]
 
 
 def test_a_bookmark_stands_since_it_was_first_reached(any_warehouse: Warehouse) -> None:
