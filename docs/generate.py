@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 from resilient_core.errors import EXIT_MEANINGS
 from resilient_core.settings import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = ("README.md", "docs/source-file.md", "meltano.yml")
+FILES = ("README.md", "docs/source-file.md", "docs/monitoring.md", "meltano.yml")
 PLUGINS = {
-    "tap-resilient": "tap_resilient.source:PLUGIN_SETTINGS",
-    "target-resilient": "target_resilient.settings:SETTINGS",
+    "tap-resilient": "tap_resilient.tap:SETTINGS",
+    "target-resilient": "target_resilient.config:SETTINGS",
     "monitor-resilient": "monitor_resilient.settings:SETTINGS",
 }
 _BLOCK = re.compile(
@@ -55,11 +56,12 @@ def content(name: str) -> str:
 
 
 def settings_of(subject: str) -> Sequence[Setting]:
-    """The settings of a plugin, or those at `module:NAME` or `module:NAME.key`."""
+    """The settings of a plugin, or those at `module:NAME`, `module:NAME.key` or `module:NAME.key.attribute`."""
     module, _, name = PLUGINS.get(subject, subject).partition(":")
-    name, _, key = name.partition(".")
-    found = getattr(import_module(module), name)
-    return found[key] if key else found
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = found[part] if isinstance(found, Mapping) else getattr(found, part)
+    return cast("Sequence[Setting]", found)
 
 
 def table(settings: Sequence[Setting]) -> str:

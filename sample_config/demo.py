@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
 from flaky_api import TOKEN, FlakyApi, serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,33 +24,37 @@ STATE = OUTPUT / "state.json"
 BIN = Path(sys.executable).parent
 
 
+LAST_LOAD = "(SELECT load_id FROM _resilient.loads ORDER BY started_at DESC LIMIT 1)"
+
+
 @dataclass(frozen=True)
 class Load:
-    """What one load did, as the ledger of the destination and the log of the API tell it."""
+    """What one load did, as the destination's own tables, the log of the API and that of the tap tell it."""
 
     seconds: float
-    received: int
-    inserted: int
-    updated: int
-    unchanged: int
+    rows: dict[str, int]
     rejects: list[tuple[str, int]]
+    new_columns: list[str]
     answers: Counter[str]
     waited: float
     bookmark: str
 
 
 def main() -> int:
-    """Run both days; 0 if both loads succeeded."""
+    """Run both days, then the checks; 0 if both loads succeeded."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
     with serving(FlakyApi()) as api:
         write_configs(api.url)
         say("An orders API that misbehaves, into a DuckDB file: tap-resilient | target-resilient")
-        heading("Day 1. The first load reads everything.")
+        heading("Day 1: everything is new.")
         tell(load(api, day=1))
         api.shop.next_day()
-        heading("Day 2. 300 new orders, 120 changed ones, an undocumented column, six broken records.")
+        heading("Day 2: 900 orders came, 300 changed, the API grew a field, and six records are broken.")
         tell(load(api, day=2))
+    heading("What monitor-resilient makes of it:")
+    monitor = [BIN / "monitor-resilient", "--config", "sample_config/monitor.yaml"]
+    subprocess.run([*monitor, "check"], cwd=ROOT, check=False)
     where_to_look()
     return 0
 
@@ -68,14 +72,15 @@ def load(api: FlakyApi, day: int) -> Load:
     before, started = Counter(api.log), time.monotonic()
     run_pipe(day)
     seconds = time.monotonic() - started
-    waited = sum(float(wait) for wait in re.findall(r"wait_seconds=([\d.]+)", log_of("tap", day)))
-    received, inserted, updated, unchanged = query(
-        "SELECT sum(received), sum(inserted), sum(updated), sum(unchanged) FROM _resilient.ledger"
-        " WHERE load_id = (SELECT load_id FROM _resilient.loads ORDER BY started_at DESC LIMIT 1)"
-    )[0]
-    bookmark = json.loads(STATE.read_text())["bookmarks"]["orders"]["replication_key_value"]
-    rejects = list(rejected())
-    return Load(seconds, received, inserted, updated, unchanged, rejects, Counter(api.log) - before, waited, bookmark)
+    return Load(
+        seconds=seconds,
+        rows=ledger(),
+        rejects=rejects(),
+        new_columns=new_columns(),
+        answers=Counter(api.log) - before,
+        waited=sum(float(found) for found in re.findall(r" scanned .*wait_seconds=([\d.]+)", log_of("tap", day))),
+        bookmark=json.loads(STATE.read_text())["bookmarks"]["orders"]["replication_key_value"],
+    )
 
 
 def run_pipe(day: int) -> None:
@@ -91,7 +96,7 @@ def run_pipe(day: int) -> None:
             command("target"), stdin=tap.stdout, stdout=subprocess.PIPE, stderr=target_log, cwd=ROOT, check=False
         )
     if tap.returncode or loaded.returncode:
-        sys.exit(f"tap ended with {tap.returncode}, target with {loaded.returncode}:\n" + log_of("tap", day)[-2000:])
+        sys.exit(f"tap ended with {tap.returncode}, target with {loaded.returncode}; see the logs in {OUTPUT}")
     STATE.write_bytes(loaded.stdout.splitlines()[-1])
 
 
@@ -105,47 +110,67 @@ def log_of(end: str, day: int) -> str:
     return (OUTPUT / f"{end}-day{day}.log").read_text()
 
 
-def rejected() -> Iterator[tuple[str, int]]:
+def ledger() -> dict[str, int]:
+    """What the last load did with the rows."""
+    names = ("received", "inserted", "updated", "unchanged", "quarantined")
+    sums = ", ".join(f"sum({name})" for name in names)
+    (row,) = query(f"SELECT {sums} FROM _resilient.ledger WHERE load_id = {LAST_LOAD}")
+    return dict(zip(names, row, strict=True))
+
+
+def rejects() -> list[tuple[str, int]]:
     """Each field and reason in the quarantine of the last load, and how often it was met."""
-    rows = query(
-        "SELECT errors FROM _resilient.quarantine"
-        " WHERE load_id = (SELECT load_id FROM _resilient.loads ORDER BY started_at DESC LIMIT 1)"
-    )
-    reasons = Counter(f"{e['pointer'] or '/'}: {e['message']}" for (errors,) in rows for e in json.loads(errors))
-    yield from reasons.most_common()
+    rows = query(f"SELECT errors FROM _resilient.quarantine WHERE load_id = {LAST_LOAD}")
+    return Counter(reason(error) for (errors,) in rows for error in json.loads(errors)).most_common()
+
+
+def reason(error: dict[str, Any]) -> str:
+    """One reason in words: the field, the rule of the contract, what it wants and what came."""
+    if error["rule"] == "required":
+        return f"{error['pointer']} is missing"
+    expected = error["expected"]
+    wants = " or ".join(expected) if isinstance(expected, list) else expected
+    return f"{error['pointer']} breaks `{error['rule']}` {wants}; it is of type {error['actual_type']}"
+
+
+def new_columns() -> list[str]:
+    """Columns that the last load added to a table that was there."""
+    rows = query(f"SELECT column_name FROM _resilient.schema_log WHERE change = 'add column' AND load_id = {LAST_LOAD}")
+    return [name for (name,) in rows]
 
 
 def query(sql: str) -> list[tuple[Any, ...]]:
     """Rows of a query on the demo's database."""
-    import duckdb
-
     with duckdb.connect(str(DATABASE), read_only=True) as connection:
         return connection.execute(sql).fetchall()
 
 
 def tell(load: Load) -> None:
     """A few lines that a person enjoys reading."""
-    answers, refused = load.answers, sum(times for _, times in load.rejects)
-    say(f"  rows        {load.received:,} read: {load.inserted:,} new, {load.updated:,} changed,"
-        f" {load.unchanged:,} as before, {refused} refused  ({load.seconds:.1f} s)")  # fmt: skip
-    say(f"  the API     {answers.total()} requests: {answers['ok']} good pages, {answers['429']}× 429 slow down,"
-        f" {answers['500']}× 500, {answers['cut']} answers cut short")  # fmt: skip
-    say(f"  the tap     retried each of them; it waited {load.waited:.1f} s in all, as long as it was told to")
-    for reason, times in load.rejects:
-        say(f"  quarantine  {times}× {reason}")
+    rows, answers = load.rows, load.answers
+    trouble = {"× 429 slow down": answers["429"], "× 500": answers["500"], " cut short": answers["cut"]}
+    told = ", ".join(f"{times}{what}" for what, times in trouble.items() if times) or "no trouble"
+    say(f"  rows        {rows['received']:,} read: {rows['inserted']:,} new, {rows['updated']:,} changed,"
+        f" {rows['unchanged']:,} as before, {rows['quarantined']} refused  ({load.seconds:.1f} s)")  # fmt: skip
+    say(f"  the API     {answers.total()} requests, {answers['ok']} of them good ({told})")
+    say(f"  the tap     asked again and waited {load.waited:.1f} s in all, as long as it was told to and no longer")
+    for why, times in load.rejects:
+        say(f"  quarantine  {times}× {why}")
+    for column in load.new_columns:
+        say(f"  new column  {column}")
     say(f"  bookmark    {load.bookmark}")
 
 
 def where_to_look() -> None:
     """What to do next."""
-    (orders, columns) = query(
-        "SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM duckdb_columns() WHERE table_name = 'orders')"
-    )[0]
-    heading(f"Now {orders:,} orders with {columns} columns are in demo-output/orders.duckdb. Where to look next:")
-    say("  orders.duckdb      tables orders, _resilient.ledger, _resilient.quarantine, _resilient.loads")
-    say("  tap-day2.log       what the tap saw, line by line;  state.json: where a third run would start")
-    say("  ../sample_config   the one YAML file that describes the API, and its contract")
-    say("  ../README.md       your own API in three lines of config")
+    ((orders,),) = query("SELECT count(*) FROM orders")
+    heading(f"{orders:,} orders are in demo-output/orders.duckdb now. Where to look next:")
+    monitor = f"{os.path.relpath(BIN)}/monitor-resilient --config sample_config/monitor.yaml"
+    say(f"  the refused records   {monitor} quarantine list")
+    say(f"  the runs              {monitor} runs")
+    say("  the API in one file   sample_config/sources/flaky.yaml, its contract sample_config/contracts/orders.json")
+    say("  what was logged       demo-output/*.log")
+    say("  your own API          README.md, three lines of configuration")
 
 
 def heading(text: str) -> None:

@@ -25,7 +25,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "demo-token"
-START = datetime(2026, 11, 1, tzinfo=timezone.utc)
 STATUSES = ("new", "paid", "shipped", "returned")
 
 Order = dict[str, Any]
@@ -41,6 +40,11 @@ class Faults:
     latency_seconds: float = 0.0
 
 
+def _yesterday() -> datetime:
+    """27 hours ago, so that the second day's newest order is fresh."""
+    return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(hours=27)
+
+
 @dataclass
 class Shop:
     """The orders, sorted by `updated_at`; `next_day` is what a second run must find."""
@@ -48,24 +52,26 @@ class Shop:
     seed: int = 7
     rows: int = 10_000
     bad: int = 3
+    start: datetime = field(default_factory=_yesterday)
     orders: list[Order] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self.orders = [self._order(number, START + timedelta(seconds=number * 7)) for number in range(1, self.rows + 1)]
+        moments = (self.start + timedelta(seconds=number * 7) for number in range(self.rows))
+        self.orders = [self._order(number, moment) for number, moment in enumerate(moments, start=1)]
         for order in self._random.sample(self.orders, self.bad):
             order["amount"] = f"{order['amount']:.2f} EUR"
 
-    def next_day(self, new: int = 300, changed: int = 120) -> None:
+    def next_day(self, new: int = 900, changed: int = 300) -> None:
         """Add `new` orders with an undocumented column, change `changed` old ones, and break six of all these."""
         touched = self._random.sample(self.orders, changed)
         for order in touched:
             order["status"] = "shipped"
-        fresh = [self._order(self.rows + number, START) | {"channel": "app"} for number in range(1, new + 1)]
+        fresh = [self._order(self.rows + number, self.start) | {"channel": "app"} for number in range(1, new + 1)]
         arrivals = touched + fresh
         self._random.shuffle(arrivals)
         for number, order in enumerate(arrivals):
-            order["updated_at"] = _timestamp(START + timedelta(days=1, seconds=number * 7))
+            order["updated_at"] = _timestamp(self.start + timedelta(days=1, seconds=number * 7))
         self._break(arrivals)
         self.orders = [order for order in self.orders if order not in touched] + arrivals
         self.rows += new
