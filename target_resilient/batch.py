@@ -14,7 +14,7 @@ from singer_sdk.exceptions import MissingKeyPropertiesError
 
 from resilient_core.contract import Policies
 from resilient_core.errors import DataRefusedError
-from target_resilient.columns import Column, Refusals, encode, key_values, order_value
+from target_resilient.columns import Refusals, encode, key_values, order_values
 from target_resilient.ledger import Bounds, Counts
 from target_resilient.quarantine import Refused
 from target_resilient.reader import Frame, Unreadable
@@ -162,7 +162,8 @@ class StreamBatch:
         self.rows.extend(map(",".join, zip(*fields)))  # noqa: B905 columns of one batch have one length
         column = self.plan.replication_column
         if column is not None:
-            orders = _ordered(column, [record.get(column.key) for record in records])
+            place = self.plan.columns.index(column)
+            orders = order_values(column, [record.get(column.key) for record in records], fields[place])
             self.bounds.widen(orders)
             self.orders.extend(orders)
         if self.plan.key:
@@ -242,9 +243,3 @@ def _row_hash(record: dict[str, Any]) -> str:
     """128 bits over the fields that are not null, without the tap's own `_sdc_` metadata."""
     business = {k: v for k, v in record.items() if v is not None and not k.startswith("_sdc_")}
     return hashlib.blake2b(_canonical.encode(business), digest_size=16).hexdigest()
-
-
-def _ordered(column: Column, values: list[Any]) -> list[Any]:
-    """Replication keys in the column's own order."""
-    typed = list(key_values(column, values, ())) if column.kind in {"bigint", "timestamptz"} else []
-    return typed or [order_value(column, value) for value in values]

@@ -29,6 +29,12 @@ BIGINT = (-(2**63), 2**63 - 1)
 MAX_EXACT_DOUBLE = 2**53
 
 _NONE = type(None)
+_NUMBERS = {int, float, Decimal}
+_TIMES: dict[str, Any] = {
+    "timestamptz": list[datetime | None],
+    "timestamp": list[datetime | None],
+    "date": list[date | None],
+}
 _json = msgspec.json.Encoder(order="sorted", decimal_format="number")
 _UNION_TEXT = {"string", "integer", "number", "boolean"}
 _T_AND_ZONE = itemgetter(10, -1)
@@ -99,25 +105,29 @@ def encode(column: Column, values: Values, refused: Refusals) -> list[str]:
 
 
 def key_values(column: Column, values: Values, fields: Sequence[str]) -> Sequence[Any]:
-    """What tells two keys apart as the database would: the instant for timestamps, else the encoded field."""
-    if column.kind == "bigint" and set(map(type, values)) == {int}:
-        return values
+    """What tells two keys apart as the database would: the instant, the number, else the encoded field.
+
+    `fields` are the encoded `values`; none of them is null or refused.
+    """
+    if column.kind in {"bigint", "double"}:
+        return values  # equal numbers are equal keys in Python too, whatever their types
     if column.kind == "timestamptz":
-        try:
-            return msgspec.convert(values, list[datetime])
-        except msgspec.ValidationError:
-            return fields
+        return msgspec.convert(fields, list[datetime])
+    if column.kind == "json":
+        return [value if type(value) in _NUMBERS else field for value, field in zip(values, fields)]  # noqa: B905
     return fields
 
 
-def order_value(column: Column, value: Any) -> Any:
-    """A replication key as a comparable value, or None; used only to break ties between duplicates."""
-    if value is None or column.kind not in _ORDER:
-        return None if value is None else str(value)
-    try:
-        return _ORDER[column.kind](value)
-    except (RefusedValueError, ValueError, TypeError):
-        return None
+def order_values(column: Column, values: Values, fields: Sequence[str]) -> list[Any]:
+    """Replication keys as comparable values of one type, None for null; `fields` are the encoded `values`."""
+    if column.kind in {"bigint", "double"}:
+        return list(values)
+    if column.kind in _TIMES:
+        found: list[Any] = msgspec.convert([field or None for field in fields], _TIMES[column.kind])
+        return found
+    if column.kind == "numeric":
+        return [Decimal(field) if field else None for field in fields]
+    return [v if v is None or type(v) is str else field for v, field in zip(values, fields)]  # noqa: B905 same length
 
 
 def _flatten(schema: dict[str, Any]) -> tuple[set[str], set[str], list[float]]:
@@ -212,8 +222,8 @@ def _bigint(column: Column, values: Values, refused: Refusals) -> list[str]:
 def _whole(value: Any) -> int:
     if type(value) is int:
         return value
-    if isinstance(value, (float, Decimal)) and value == value // 1 and abs(value) < 10**NUMERIC_DIGITS:
-        return int(value)
+    if type(value) in {float, Decimal} and abs(value) < 10**NUMERIC_DIGITS and value == (whole := int(value)):
+        return whole
     raise RefusedValueError("type")
 
 
@@ -228,22 +238,28 @@ def _double(column: Column, values: Values, refused: Refusals) -> list[str]:
             raise RefusedValueError("precision" if isinstance(value, Decimal) else "type")
         if abs(value) > MAX_EXACT_DOUBLE and (abs(value) > 10**308 or int(float(value)) != value):
             raise RefusedValueError("precision")
-        return str(value)
+        return repr(float(value))
 
     return _each(values, refused, convert)
 
 
 def _numeric(column: Column, values: Values, refused: Refusals) -> list[str]:
-    whole_digits = column.digits - column.scale
+    beyond = 10 ** (column.digits - column.scale)
+    if set(map(type, values)) == {int} and -beyond < min(values) and max(values) < beyond:
+        return list(map(str, values))
 
     def convert(value: Any) -> str:
         number = _decimal(value)
-        exponent = number.normalize().as_tuple().exponent if number else 0
-        if not isinstance(exponent, int) or -exponent > column.scale:
-            raise RefusedValueError("precision")
-        if number and number.adjusted() >= whole_digits:
+        if number and number.adjusted() >= column.digits - column.scale:
             raise RefusedValueError("range")
-        return format(number, "f")
+        if number and number.adjusted() < -column.scale:
+            raise RefusedValueError("precision")
+        text = format(number, "f")
+        whole, _, fraction = text.partition(".")
+        fraction = fraction.rstrip("0")
+        if len(fraction) > column.scale:
+            raise RefusedValueError("precision")
+        return f"{whole}.{fraction}" if fraction else whole if number else "0"
 
     return _each(values, refused, convert)
 
@@ -302,17 +318,20 @@ def _timestamp(column: Column, values: Values, refused: Refusals) -> list[str]:
     return _each(
         values,
         refused,
-        lambda value: parse_timestamp(value, column.naive).astimezone(timezone.utc).replace(tzinfo=None).isoformat(),
+        lambda value: parse_timestamp(value, column.naive).replace(tzinfo=None).isoformat(),
     )
 
 
 _LENIENT_TIMESTAMP = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)? ?(Z|z|[+-]\d\d(?::?\d\d)?)?)?"
+    r"(\d{4}-\d\d-\d\d)"
+    r"(?:[Tt ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9})\d*)? ?"
+    r"(?:(Z|z|[+-]\d\d(?::?\d\d)?)\4?)?)?",  # PipelineWise taps write some offsets twice: +00:00+00:00
+    re.ASCII,
 )
 
 
 def parse_timestamp(value: Any, naive: str = "utc") -> datetime:
-    """The instant of an ISO 8601 or RFC 3339 string, also spaced, date only, or with an offset such as +0000.
+    """The instant, in UTC, of an ISO 8601 or RFC 3339 string, also spaced, date only, or with an offset such as +0000.
 
     Fractions are rounded to microseconds. A time without zone is UTC, or refused with `naive="refuse"`.
     Raises RefusedValueError with the rule that is broken.
@@ -327,7 +346,7 @@ def parse_timestamp(value: Any, naive: str = "utc") -> datetime:
         raise RefusedValueError("date-time without zone")
     offset = "+00:00" if zone in (None, "Z", "z") else _offset(zone)
     try:
-        found = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}{offset}")
+        found = datetime.fromisoformat(f"{day}T{clock or '00:00:00'}{offset}").astimezone(timezone.utc)
         return found + timedelta(microseconds=round(int((fraction or "0").ljust(9, "0")) / 1000))
     except (ValueError, OverflowError):
         raise RefusedValueError("date-time") from None
@@ -411,13 +430,4 @@ _ENCODERS: dict[str, Callable[[Column, Values, Refusals], list[str]]] = {
     "uuid": _uuid,
     "json": _json_text,
     "other": _other,
-}
-
-_ORDER: dict[str, Callable[[Any], Any]] = {
-    "bigint": int,
-    "double": float,
-    "numeric": _decimal,
-    "timestamptz": parse_timestamp,
-    "timestamp": parse_timestamp,
-    "date": parse_timestamp,
 }

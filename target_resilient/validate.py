@@ -90,12 +90,15 @@ def json_type(value: Any) -> str:
 
 
 def lenient(schema: Any) -> Any:
-    """A foreign schema with Draft-4 booleans translated and patterns dropped that Python users never had checked."""
-    if isinstance(schema, list):
-        return [lenient(item) for item in schema]
+    """A foreign schema as taps mean it: the columns judge what they can hold, the schema only what they cannot see.
+
+    Draft-4 booleans are translated. Rules about the text of a string only annotate, since taps copy them from a
+    source that counts in bytes or spells hex its own way. Below the record itself `object` and `array` mean "some
+    JSON", which is how taps announce JSON columns, and a JSON column holds every value.
+    """
     if not isinstance(schema, dict):
         return schema
-    out = {key: lenient(value) for key, value in schema.items()}
+    out = {key: _lenient_keyword(key, value) for key, value in schema.items() if key not in _TEXT_RULES}
     for limit, exclusive in (("maximum", "exclusiveMaximum"), ("minimum", "exclusiveMinimum")):
         flag = out.get(exclusive)
         if isinstance(flag, bool):
@@ -103,6 +106,23 @@ def lenient(schema: Any) -> Any:
             if flag and limit in out:
                 out[exclusive] = out.pop(limit)
     return out
+
+
+def _lenient_keyword(keyword: str, value: Any) -> Any:
+    """The value of one keyword, where it is a schema or holds some; anything else (enum, const) as it is."""
+    if keyword in _HOLDS_NAMED and isinstance(value, dict):
+        return {name: _some_json(lenient(schema)) for name, schema in value.items()}
+    if keyword in _HOLDS_LIST and isinstance(value, list):
+        return [_some_json(lenient(schema)) for schema in value]
+    return _some_json(lenient(value)) if keyword in _HOLDS_ONE else value
+
+
+def _some_json(schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    types = schema.get("type")
+    found = {types} if isinstance(types, str) else set(types if isinstance(types, list) else ())
+    return {k: v for k, v in schema.items() if k != "type"} if found & {"object", "array"} else schema
 
 
 def _expected(validator: Any, error: Any) -> Any:
@@ -124,6 +144,10 @@ def _at(record: Any, path: Sequence[Any]) -> Any:
     return record
 
 
+_TEXT_RULES = ("minLength", "maxLength", "pattern", "contentEncoding", "contentMediaType")
+_HOLDS_NAMED = {"properties", "patternProperties", "definitions", "$defs", "dependentSchemas"}
+_HOLDS_LIST = {"allOf", "anyOf", "oneOf", "prefixItems", "items"}
+_HOLDS_ONE = {"items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else"}
 _DRAFTS: dict[Any, Any] = {
     jsonschema.Draft4Validator: jsonschema_rs.Draft4Validator,
     jsonschema.Draft6Validator: jsonschema_rs.Draft6Validator,
