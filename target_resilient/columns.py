@@ -76,6 +76,7 @@ def column_for(key: str, name: str, schema: Any, *, declared: bool, naive: str =
     """The column that a property's schema asks for, wide enough that loads need not alter it."""
     column = Column(key, name, "json", naive=naive)
     types, formats, bounds = _flatten(schema if isinstance(schema, dict) else {})
+    types.discard("null")
     if types == {"integer"}:
         beyond = any(not BIGINT[0] <= bound <= BIGINT[1] for bound in bounds)
         return replace(column, kind="numeric", scale=0) if beyond else replace(column, kind="bigint")
@@ -131,7 +132,7 @@ def order_values(column: Column, values: Values, fields: Sequence[str]) -> list[
 
 
 def _flatten(schema: dict[str, Any]) -> tuple[set[str], set[str], list[float]]:
-    """All non-null types, string formats and bounds of a schema and its anyOf/oneOf branches."""
+    """All types, string formats and bounds of a schema and its anyOf/oneOf branches; no types where a branch has none."""
     raw = schema.get("type")
     types = {raw} if isinstance(raw, str) else set(raw or ())
     formats = {schema["format"]} if isinstance(schema.get("format"), str) else set()
@@ -146,7 +147,6 @@ def _flatten(schema: dict[str, Any]) -> tuple[set[str], set[str], list[float]]:
         types |= more_types
         formats |= more_formats
         bounds += more_bounds
-    types.discard("null")
     return types, formats, bounds
 
 

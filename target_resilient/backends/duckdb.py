@@ -49,7 +49,7 @@ _UNIQUE_KEYS = (
     " AND constraint_type IN ('PRIMARY KEY', 'UNIQUE')"
 )
 _READ_CSV = (
-    "INSERT INTO {} SELECT * FROM read_csv(%s, columns = %s, auto_detect = false, header = false, delim = ',',"
+    " FROM read_csv(%s, columns = %s, auto_detect = false, header = false, delim = ',',"
     " quote = '\"', escape = '\"', nullstr = '', allow_quoted_nulls = false, new_line = '\\n', parallel = false,"
     " max_line_size = %s, buffer_size = %s)"
 )
@@ -213,10 +213,14 @@ class DuckDBSession:
         self.run(join("", [
             sql("CREATE TEMP TABLE {} AS SELECT ", stage), columns(column_names), sql(" FROM {} LIMIT 0", table),
         ]))  # fmt: skip
+        names = [f"c{i}" for i in range(len(column_names))]
+        if len(names) == 1:  # read_csv skips blank lines, and NULL in a table's only column is one
+            lines = [f"{line}," for line in lines]
         with _csv_file(lines) as (path, longest):
-            texts = dict.fromkeys((f"c{i}" for i in range(len(column_names))), "VARCHAR")
+            texts = dict.fromkeys([*names, "blank"] if len(names) == 1 else names, "VARCHAR")
             size = max(_MIN_LINE_BYTES, longest + 1)
-            arrived = self.run(sql(_READ_CSV, stage), [path, texts, size, max(32_000_000, size * 2)])
+            read = join("", [sql("INSERT INTO {} SELECT ", stage), columns(names), sql(_READ_CSV)])
+            arrived = self.run(read, [path, texts, size, max(32_000_000, size * 2)])
         return stage, arrived
 
     def lock(self, resources: Sequence[str]) -> None:

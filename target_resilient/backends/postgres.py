@@ -282,7 +282,7 @@ class PostgresSession:
         self.run(Sql("SET LOCAL enable_hashjoin = off"))
         self.run(Sql("SET LOCAL enable_mergejoin = off"))
         copy = join("", [sql("COPY {} (", stage), columns(column_names), sql(") FROM STDIN (FORMAT csv)")])
-        body = io.BytesIO("\n".join(lines).encode())
+        body = io.BytesIO("\n".join([*lines, ""]).encode())
         with self._connection.cursor() as cursor:
             _run(cursor.copy_expert, self._compose(copy), body, 1 << 18)
             return stage, int(cursor.rowcount)
