@@ -186,9 +186,9 @@ class Evidence:
         return _shift(self.identify(rows), self.first_places, 0)
 
     def after_last(self, rows: list[Row]) -> list[Row]:
-        """The members of `rows` behind the last row that was taken; none of them if that row is not among them."""
+        """The members of `rows` behind those that were taken before; all of them if none was."""
         known = [place for place, key in enumerate(self.identify(rows)) if key in self.places]
-        return rows[known[-1] + 1 :] if known else []
+        return rows[known[-1] + 1 :] if known else rows
 
     def follow(self, token: Hashable) -> None:
         """Take note of the cursor or URL that is read next; one that came before is a cycle."""

@@ -204,7 +204,7 @@ class Offset(Base):
     def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
         """What follows the last row, wherever it is by now."""
         if position.purpose == "read":
-            return replace(page, rows=seen.after_last(page.rows) or page.rows) if seen.aligned else page
+            return self._unseen(page, seen)
         shift = seen.shift(page.rows, seen.last_size - 1)
         if shift is None or shift < 0:
             seen.contradict(MOVED)
@@ -223,8 +223,10 @@ class Offset(Base):
             seen.announce("the declared total")
             return None
         after = self._after(position, seen)
-        if page.rows or after != position:
+        if page.rows or (seen.rows and after.index > position.index):
             return after
+        if position.purpose == "overlap" and not seen.reached_total:
+            return self._at(position.index + 1, position.size)
         if seen.has_more:
             seen.contradict("has_more is true, but no row follows the last one")
         seen.announce("an empty page after the last")
@@ -240,9 +242,16 @@ class Offset(Base):
         seen.aligned = True
         return self._after(position, seen) if position.size else None
 
+    def _unseen(self, page: Page, seen: Evidence) -> Page:
+        """The page without rows of the last one. All of a full page again: the server ignores the offset."""
+        rows = seen.after_last(page.rows)
+        if page.rows and not rows and not _short(seen, self.page_size):
+            seen.contradict("the same rows came again: the source goes in a circle, or ignores the offset")
+        return replace(page, rows=rows)
+
     def _after(self, position: Position, seen: Evidence) -> Position:
-        """Where the last row is; just behind it for servers that only know offsets of whole pages."""
-        if seen.aligned or not seen.rows:
+        """Where the last row is; just behind it if pages hold one row, or offsets count only in whole pages."""
+        if seen.aligned or seen.last_size < 2 or position.size == 1:
             return self._at(seen.base + seen.rows, position.size)
         return self._at(seen.base + seen.rows - 1, position.size, "overlap")
 

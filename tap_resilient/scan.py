@@ -101,7 +101,7 @@ class Scan:
 
     def _request(self, position: Position) -> Request:
         spec, scope = self._spec, self._ground.scope
-        headers = self._resolver.resolve(render(dict(spec.headers), scope))
+        headers = self._headers(scope)
         if position.url is not None:
             return Request(spec.method, position.url, headers=headers, decoder=spec.decoder)
         path = render_path(spec.path, scope)
@@ -111,6 +111,10 @@ class Scan:
             return Request(spec.method, path, {**params, **moving}, headers, decoder=spec.decoder)
         body = _with_values(self._resolver.resolve(render(spec.json, scope)), moving)
         return Request(spec.method, path, params, headers, body, spec.decoder)
+
+    def _headers(self, scope: Scope) -> dict[str, str]:
+        found = self._resolver.resolve(render(dict(self._spec.headers), scope))
+        return {name: str(value) for name, value in found.items() if value is not None}
 
     def _is_past_end(self, refusal: RequestRefusedError, position: Position) -> bool:
         """404 after the first page; any refusal of a request that only looks whether anything is left."""

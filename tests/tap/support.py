@@ -141,6 +141,14 @@ class Run:
         return self.state.get("bookmarks", {}).get(stream, {}).get("replication_key_value")
 
 
+def raw_tap(config: dict[str, Any]) -> bytes:
+    """What the tap writes, byte for byte."""
+    sink = io.BytesIO()
+    with redirect_stdout(io.TextIOWrapper(sink, encoding="utf-8", write_through=True)):
+        ResilientTap(config=config).sync_all()
+        return sink.getvalue()
+
+
 def run_tap(config: dict[str, Any], *, state: Any = None, catalog: Any = None) -> Run:
     """Run the tap to its end in this process."""
     out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
