@@ -17,11 +17,11 @@ help: ## list the targets (this)
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12 | sed 's/^/  /'
 
 .PHONY: demo
-demo: $(VENV)/.runtime ## load a flaky API into DuckDB, twice, and tell what happened (under a minute)
+demo: $(VENV)/.runtime .meltano/.installed ## load a flaky API into DuckDB, twice, and tell what happened (about a minute)
 	@$(BIN)/python sample_config/demo.py
 
 .PHONY: test
-test: $(VENV)/.dev $(JSON_SERVER)/.installed $(PEERS)/.installed ## run all tests; ARGS='tests/tap -k retry' narrows them
+test: $(VENV)/.dev $(JSON_SERVER)/.installed $(PEERS)/.installed .meltano/.installed ## run all tests; ARGS='tests/tap -k retry' narrows them
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: unit
@@ -54,7 +54,7 @@ setup: $(VENV)/.dev ## install everything for development into .venv
 
 .PHONY: clean
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output
+	rm -rf $(VENV) .meltano .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output
 
 $(VENV)/.runtime: $(LOCK) | $(UV)
 	@echo 'Installing the runtime into $(VENV) …'
@@ -74,6 +74,18 @@ $(BIN)/uv:
 	  || { echo 'python3 has no venv module here: install it (Debian, Ubuntu: apt install python3-venv), or install uv'; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet 'uv>=0.8'
+
+# Meltano in a venv of its own; it installs the three plugins from this clone into venvs below .meltano.
+.meltano/.installed: $(VENV)/meltano/.installed meltano.yml pyproject.toml
+	@echo 'Installing the plugins through Meltano …'
+	@$(VENV)/meltano/bin/meltano install > $(VENV)/meltano/install.log 2>&1 || { cat $(VENV)/meltano/install.log; exit 1; }
+	@touch $@
+
+$(VENV)/meltano/.installed: sample_config/meltano.txt $(VENV)/.runtime
+	@echo 'Installing Meltano into $(VENV)/meltano …'
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(VENV)/meltano
+	@$(UV) pip install --quiet --python $(VENV)/meltano/bin/python -r $<
+	@touch $@
 
 # npm's json-server, run by Node from PyPI: an HTTP API with Link-header pages for tests/e2e.
 $(JSON_SERVER)/.installed: tests/e2e/json_server/package-lock.json $(VENV)/.dev

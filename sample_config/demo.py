@@ -1,4 +1,4 @@
-"""`make demo`: a flaky API into a DuckDB file with the real commands, twice, and what happened in plain words."""
+"""`make demo`: Meltano loads a flaky API into a DuckDB file, twice; and what happened, in plain words."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ from flaky_api import TOKEN, FlakyApi, serving
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "demo-output"
 DATABASE = OUTPUT / "orders.duckdb"
-STATE = OUTPUT / "state.json"
-BIN = Path(sys.executable).parent
-
-
+MELTANO = ROOT / ".venv/meltano/bin/meltano"
+RUN = ["run", "tap-resilient", "target-resilient", "monitor-resilient:check"]
 LAST_LOAD = "(SELECT load_id FROM _resilient.loads ORDER BY started_at DESC LIMIT 1)"
 
 
@@ -41,73 +39,61 @@ class Load:
 
 
 def main() -> int:
-    """Run both days, then the checks; 0 if both loads succeeded."""
+    """Run both days; 0 if both loads and the checks succeeded."""
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir()
+    say(f"An orders API that misbehaves, into a DuckDB file: meltano {' '.join(RUN)}")
     with serving(FlakyApi()) as api:
-        write_configs(api.url)
-        say("An orders API that misbehaves, into a DuckDB file: tap-resilient | target-resilient")
         heading("Day 1: everything is new.")
         tell(load(api, day=1))
         api.shop.next_day()
         heading("Day 2: 900 orders came, 300 changed, the API grew a field, and six records are broken.")
         tell(load(api, day=2))
-    heading("What monitor-resilient makes of it:")
-    monitor = [BIN / "monitor-resilient", "--config", "sample_config/monitor.yaml"]
-    subprocess.run([*monitor, "check"], cwd=ROOT, check=False)
+    heading("What monitor-resilient made of day 2:")
+    say("\n".join(re.findall(r"\] monitor-resilient (.*\S)", log_of(day=2))))
     where_to_look()
     return 0
 
 
-def write_configs(url: str) -> None:
-    """The sample configs, with the address of the API that runs now."""
-    tap = json.loads((ROOT / "sample_config/tap.json").read_text())
-    tap["config"]["base_url"] = url
-    (OUTPUT / "tap.json").write_text(json.dumps(tap, indent=2))
-    shutil.copy(ROOT / "sample_config/target.json", OUTPUT)
-
-
 def load(api: FlakyApi, day: int) -> Load:
-    """Run the pipe from the saved state, save the new one, and gather what happened."""
+    """Run Meltano, which keeps the state, and gather what happened."""
     before, started = Counter(api.log), time.monotonic()
-    run_pipe(day)
+    run_meltano(api.url, day)
     seconds = time.monotonic() - started
+    ((state,),) = query("SELECT value FROM _resilient.state")
     return Load(
         seconds=seconds,
         rows=ledger(),
         rejects=rejects(),
         new_columns=new_columns(),
         answers=Counter(api.log) - before,
-        waited=sum(float(found) for found in re.findall(r" scanned .*wait_seconds=([\d.]+)", log_of("tap", day))),
-        bookmark=json.loads(STATE.read_text())["bookmarks"]["orders"]["replication_key_value"],
+        waited=sum(float(found) for found in re.findall(r" scanned .*wait_seconds=([\d.]+)", log_of(day))),
+        bookmark=json.loads(state)["bookmarks"]["orders"]["replication_key_value"],
     )
 
 
-def run_pipe(day: int) -> None:
-    """`tap-resilient | target-resilient`, the state from and to its file; ends the demo if one of them fails."""
-    env = {**os.environ, "FLAKY_TOKEN": TOKEN}
-    state = ["--state", str(STATE)] if STATE.exists() else []
-    with (
-        (OUTPUT / f"tap-day{day}.log").open("w") as tap_log,
-        (OUTPUT / f"target-day{day}.log").open("w") as target_log,
-        subprocess.Popen(command("tap", *state), stdout=subprocess.PIPE, stderr=tap_log, env=env, cwd=ROOT) as tap,
-    ):
-        loaded = subprocess.run(
-            command("target"), stdin=tap.stdout, stdout=subprocess.PIPE, stderr=target_log, cwd=ROOT, check=False
-        )
-    if tap.returncode or loaded.returncode:
-        sys.exit(f"tap ended with {tap.returncode}, target with {loaded.returncode}; see the logs in {OUTPUT}")
-    STATE.write_bytes(loaded.stdout.splitlines()[-1])
+def run_meltano(url: str, day: int) -> None:
+    """`meltano run …` with meltano.yml; only the API's address and token and Meltano's own database are the demo's."""
+    env = {
+        **os.environ,
+        "FLAKY_TOKEN": TOKEN,
+        "TAP_RESILIENT_CONFIG": json.dumps({"base_url": url}),
+        "MELTANO_DATABASE_URI": f"sqlite:///{OUTPUT}/meltano.db",
+    }
+    with log_path(day).open("w") as log:
+        done = subprocess.run([MELTANO, *RUN], stdout=log, stderr=log, env=env, cwd=ROOT, check=False)
+    if done.returncode:
+        sys.exit(f"meltano ended with {done.returncode}; see {log_path(day)}")
 
 
-def command(end: str, *options: str) -> list[str]:
-    """The command line of the tap or the target."""
-    return [str(BIN / f"{end}-resilient"), "--config", str(OUTPUT / f"{end}.json"), *options]
+def log_path(day: int) -> Path:
+    """Where the log of a day is."""
+    return OUTPUT / f"day{day}.log"
 
 
-def log_of(end: str, day: int) -> str:
-    """The log of the tap or the target."""
-    return (OUTPUT / f"{end}-day{day}.log").read_text()
+def log_of(day: int) -> str:
+    """What was logged on a day."""
+    return log_path(day).read_text()
 
 
 def ledger() -> dict[str, int]:
@@ -163,13 +149,14 @@ def tell(load: Load) -> None:
 
 def where_to_look() -> None:
     """What to do next."""
-    ((orders,),) = query("SELECT count(*) FROM orders")
-    heading(f"{orders:,} orders are in demo-output/orders.duckdb now. Where to look next:")
-    monitor = f"{os.path.relpath(BIN)}/monitor-resilient --config sample_config/monitor.yaml"
+    ((orders,),) = query("SELECT count(*) FROM tap_resilient.orders")
+    heading(f"{orders:,} orders are in demo-output/orders.duckdb now, table tap_resilient.orders. Where to look next:")
+    monitor = f"{MELTANO.relative_to(ROOT)} invoke monitor-resilient"
     say(f"  the refused records   {monitor} quarantine list")
-    say(f"  the runs              {monitor} runs")
-    say("  the API in one file   sample_config/sources/flaky.yaml, its contract sample_config/contracts/orders.json")
-    say("  what was logged       demo-output/*.log")
+    say(f"  a report              {monitor} report")
+    say("  the API in one file   sample_config/sources/flaky.yaml; its contract: sample_config/contracts/orders.json")
+    say("  the pipeline          meltano.yml")
+    say("  what was logged       demo-output/day1.log, day2.log")
     say("  your own API          README.md, three lines of configuration")
 
 
