@@ -263,6 +263,17 @@ def report(session: Session, output: str | None) -> None:
     click.echo(f"report: {path.resolve()}")
 
 
+@cli.command()
+@click.option("--directory", type=click.Path(file_okay=False), default="resilient-demo", show_default=True,
+              help="Where its files go.")  # fmt: skip
+def demo(directory: str) -> None:
+    """Take a tour: an API that misbehaves, and one failure of each of the seven kinds (two minutes)."""
+    from monitor_resilient.demo.tour import run_tour
+
+    report = run_tour(Path(directory).resolve())
+    click.secho(f"\nThe report: {report}", bold=True)
+
+
 def main() -> NoReturn:
     """Run the command."""
     run_command(PLUGIN, cli)

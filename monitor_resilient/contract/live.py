@@ -52,7 +52,7 @@ def tap_output(config_path: str) -> Iterator[IO[bytes]]:
                 raise UnavailableError(f"the tap ended with exit code {code}; its own message is above") from None
             raise
         finally:
-            process.terminate()
+            process.kill()  # it holds nothing: the messages are ours already
 
 
 def _messages(lines: Iterator[bytes], stream: str, sample: Sample) -> Iterator[dict[str, Any]]:
