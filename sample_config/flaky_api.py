@@ -110,6 +110,7 @@ class FlakyApi(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.shop = shop or Shop(seed)
         self.faults = faults or Faults()
+        self.token = TOKEN
         self.log: Counter[str] = Counter()
         self.lock = threading.Lock()
         self._random = random.Random(seed)
@@ -154,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         if parts.path == "/_log":
             self._send(200, dict(self.server.log))
-        elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+        elif self.headers.get("Authorization") != f"Bearer {self.server.token}":
             self.server.log["401"] += 1
             self._send(401, {"error": "who are you?"})
         elif parts.path == "/me":
