@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
@@ -69,6 +71,9 @@ class Messages:
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
+        except BrokenPipeError:  # click would exit with 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise TerminatedError(signal.SIGPIPE) from None
         finally:
             self._writing = False
         if self._signal is not None:

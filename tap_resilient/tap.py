@@ -13,7 +13,7 @@ import click
 from singer_sdk import Stream, Tap
 from singer_sdk.helpers._classproperty import classproperty
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities, TapCapabilities
-from singer_sdk.plugin_base import PluginBase, _ConfigInput
+from singer_sdk.plugin_base import _ConfigInput
 from singer_sdk.singerlib import Catalog
 
 from resilient_core.command import environment_overrides, load_config_files, run_command
@@ -241,7 +241,9 @@ class ResilientTap(Tap):
         catalog: IO[str] | None = None,
     ) -> None:
         """Run the tap from the command line."""
-        PluginBase.invoke.__func__(cls, about=about, about_format=about_format)  # type: ignore[attr-defined]
+        if about:
+            cls.print_about(about_format)
+            return
         config = config or _ConfigInput()
         documents = {"state": _read_json("--state", state), "catalog": _read_json("--catalog", catalog)}
         cls(config=config.config, parse_env_config=config.parse_env, **documents).sync_all()
