@@ -17,7 +17,7 @@ from resilient_core.errors import DataRefusedError
 from target_resilient.columns import Refusals, encode, key_values, order_values
 from target_resilient.ledger import Bounds, Counts
 from target_resilient.quarantine import Refused
-from target_resilient.reader import Frame, Unreadable
+from target_resilient.reader import FAULTS, Frame, Unreadable
 from target_resilient.table import METADATA, TablePlan
 from target_resilient.validate import Absent, Validator, Violation, pointer, violation
 
@@ -76,8 +76,14 @@ class StreamBatch:
     def add_unreadable(self, event: Unreadable) -> None:
         """Refuse a record that could not even be decoded."""
         self.counts.received += 1
-        found = {**violation("", "json", None, Absent()), "message": f"record is no strict JSON: {event.rule}"}
-        self._take(Refused(self.plan.spec.stream, self._table, None, event.raw, [found], self._fingerprint), event.line)
+        found = [
+            {
+                **violation(pointer(path), rule, None, Absent()),
+                "message": f"{pointer(path) or 'record'}: {FAULTS[rule]}",
+            }
+            for path, rule in event.faults
+        ]
+        self._take(Refused(self.plan.spec.stream, self._table, None, event.raw, found, self._fingerprint), event.line)
 
     def live_rows(self) -> list[str]:
         """The rows to stage, without those that a duplicate replaced."""

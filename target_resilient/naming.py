@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 
 MAX_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1; DuckDB has no limit, but a pipeline may move
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def legal_name(name: str) -> str:
@@ -23,19 +26,22 @@ def legal_name(name: str) -> str:
 def unique_names(names: Iterable[str], known: Mapping[str, str], *, lower: bool = False) -> dict[str, str]:
     """Original → legal name, unique without regard to case (DuckDB folds it).
 
-    `known` holds the names given earlier (original → legal): they stay as they are.
+    `known` holds the names given earlier (original as `storable` → legal): they stay as they are.
     """
-    given = dict(known)
-    taken = {legal.casefold() for legal in given.values()}
+    given: dict[str, str] = {}
+    taken = {legal.casefold() for legal in known.values()}
     for name in names:
-        if name in given:
-            continue
-        legal = legal_name(name.lower() if lower else name)
-        if legal.casefold() in taken:
+        legal = known.get(storable(name)) or legal_name(name.lower() if lower else name)
+        if storable(name) not in known and legal.casefold() in taken:
             legal = _with_hash(legal, name)
         given[name] = legal
         taken.add(legal.casefold())
     return given
+
+
+def storable(name: str) -> str:
+    """`name` as a text column can hold it: NUL and lone surrogates as their JSON escapes."""
+    return _UNSTORABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", name)
 
 
 def split_stream(stream: str, default_schema: str | None, backend_schema: str, template: str) -> tuple[str, str]:

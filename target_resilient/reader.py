@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import select
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +20,7 @@ from resilient_core.errors import NotSingerError
 
 CHUNK_BYTES = 1 << 20
 GATHER_SECONDS = 0.05  # wait this long for a fuller chunk: decoding pays off by the chunk
+MAX_DIGITS = 4300  # of an integer, CPython's own limit; of a decimal, within what every database holds
 _F_SETPIPE_SZ = 1031  # Linux fcntl(2): a pipe holds 64 KiB by default
 
 
@@ -157,7 +160,7 @@ class Unreadable:
 
     stream: str
     raw: str
-    rule: str
+    faults: tuple[Fault, ...]
     line: int
 
 
@@ -174,15 +177,27 @@ class Torn:
 
 
 Event = Frame | Control | Unreadable | Idle | Torn
+Fault = tuple[tuple[Any, ...], str]
+"""(path within the record, rule) of what makes a line unreadable; the path is empty for the line as a whole."""
 
 
 def exact_float(text: str) -> float | Decimal:
-    """A float where its shortest round trip says the same as the text, else the exact Decimal."""
+    """A float where its shortest round trip says the same as the text, else the exact Decimal.
+
+    Raises ValueError for a number beyond 4,300 digits or 1e±4300, which no database holds exactly.
+    """
     number = float(text)
     if repr(number) == text:
         return number
-    exact = Decimal(text)
-    return number if number - number == 0 and Decimal(repr(number)) == exact else exact
+    try:
+        exact = Decimal(text)
+    except ArithmeticError:
+        raise ValueError("digits") from None
+    if number - number == 0 and Decimal(repr(number)) == exact:
+        return number
+    if len(text) > MAX_DIGITS or (exact and abs(exact.adjusted()) > MAX_DIGITS):
+        raise ValueError("digits")
+    return exact
 
 
 decoder = msgspec.json.Decoder(Envelope, float_hook=exact_float)
@@ -197,7 +212,7 @@ def read_events(source: Readable, idle_seconds: float = 1.0) -> Iterator[Event]:
         if data is None:
             yield Idle()
             continue
-        chunk = Chunk(data, line)
+        chunk = Chunk(data.removeprefix(BOM_UTF8) if line == 1 else data, line)
         yield from _decode(chunk)
         line += chunk.count
 
@@ -281,6 +296,9 @@ def _decode(chunk: Chunk) -> Iterator[Event]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         yield from _decode_each(chunk)
         return
+    if len(messages) != chunk.count and len(messages) != len(chunk.lines):
+        yield from _decode_each(chunk)  # a message over several lines, or several on one
+        return
     yield from _frames(messages, chunk, 0)
 
 
@@ -318,24 +336,89 @@ def _decode_each(chunk: Chunk) -> Iterator[Event]:
 def _unreadable(chunk: Chunk, number: int, line: bytes) -> Unreadable | Torn:
     """A line that strict JSON refuses: quarantined if its envelope is a RECORD, else no Singer message."""
     top = _top_level(line)
-    if top.get("type") == b'"RECORD"' and "record" in top and "stream" in top:
-        stream = str(msgspec.json.decode(top["stream"]))
-        return Unreadable(stream, top["record"].decode("utf-8", "backslashreplace"), _why(line), number)
+    faults = tuple(itertools.islice(_faults(line), MAX_FAULTS))
+    stream = _name(top.get("stream"))
+    if top.get("type") == b'"RECORD"' and "record" in top and stream:
+        raw = top["record"].decode("utf-8", "backslashreplace").replace("\0", "\\x00")  # no database stores NUL
+        return Unreadable(stream, raw, faults, number)
     if not chunk.data.endswith(b"\n") and number == chunk.lines[-1][0]:
         return Torn(number)
-    raise NotSingerError(f"line {number} is not a Singer message: {_why(line)}; was something else piped in?")
+    raise NotSingerError(f"line {number} is not a Singer message: {FAULTS[faults[0][1]]}; was something else piped in?")
 
 
-def _why(line: bytes) -> str:
+def _name(text: bytes | None) -> str | None:
     try:
-        json.loads(line)
+        return msgspec.json.decode(text, type=str) if text else None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+FAULTS: dict[str, str] = {
+    "utf-8": "it is no UTF-8",
+    "json": "it is no JSON",
+    "depth": "it is nested too deep",
+    "finite": "NaN and Infinity are no JSON numbers",
+    "digits": "a number has too many digits or too large an exponent",
+    "surrogate": "a lone surrogate is no character",
+    "envelope": "a field of the message has the wrong type",
+}
+"""Rule → what is wrong with a line, in words."""
+
+MAX_FAULTS = 20
+
+
+def _faults(line: bytes) -> Iterator[Fault]:
+    """Why strict JSON refuses a line, found by a lenient reading of it; at least one."""
+    found = False
+    try:
+        message = json.loads(line.decode(), parse_constant=_Odd, parse_int=_odd_integer, parse_float=_odd_float)
+        for found_fault in _odd_values((), message):
+            found = True
+            yield found_fault
     except UnicodeDecodeError:
-        return "no UTF-8"
+        yield (), "utf-8"
     except RecursionError:
-        return "nested too deep"
-    except ValueError as error:
-        return "integer of too many digits" if "digits" in str(error) else "no JSON"
-    return "NaN, Infinity, a lone surrogate, or a field of the wrong type"
+        yield (), "depth"
+    except ValueError:
+        yield (), "json"
+    else:
+        if not found:
+            yield (), "envelope"
+
+
+class _Odd(str):
+    """Stands for a number that strict JSON does not have; the text is a number of JSON's grammar or a constant."""
+
+    __slots__ = ()
+
+
+def _odd_integer(text: str) -> _Odd | None:
+    return _Odd(text) if len(text) > MAX_DIGITS else None
+
+
+def _odd_float(text: str) -> _Odd | None:
+    try:
+        exact_float(text)
+    except ValueError:
+        return _Odd(text)
+    return None
+
+
+def _odd_values(path: tuple[Any, ...], value: Any) -> Iterator[Fault]:
+    if isinstance(value, _Odd):
+        yield path[1:], "digits" if value[-1].isdigit() else "finite"
+    elif isinstance(value, str) and not value.isascii() and _has_surrogate(value):
+        yield path[1:], "surrogate"
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _odd_values(path, name) if _has_surrogate(name) else _odd_values((*path, name), inner)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _odd_values((*path, index), inner)
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
@@ -350,6 +433,8 @@ def _top_level(line: bytes) -> dict[str, bytes]:
     previous = b""
     for token in _TOKEN.finditer(line):
         text = token.group()
+        if depth == 0 and previous:
+            return {}  # something stands after the object
         if depth == 1 and text == b":":
             key, start = previous, token.end()
         if depth == 1 and text in (b",", b"}") and key is not None:
@@ -357,7 +442,7 @@ def _top_level(line: bytes) -> dict[str, bytes]:
             key = None
         depth += (text in (b"{", b"[")) - (text in (b"}", b"]"))
         previous = text
-    return found if depth == 0 and line.strip().endswith(b"}") else {}
+    return found if depth == 0 and previous == b"}" else {}
 
 
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -376,6 +461,12 @@ def _checked(control: Control) -> Control:
     missing = [name for name in required if getattr(message, name) in ("", None, msgspec.Raw())]
     if missing:
         raise NotSingerError(f"line {control.line}: {message.type} lacks {', '.join(missing)}")
+    if "\0" in message.stream:
+        raise NotSingerError(f"line {control.line}: the stream's name holds NUL, which no database stores")
+    try:
+        str(message.schema or message.value, "utf-8")
+    except UnicodeDecodeError:
+        raise NotSingerError(f"line {control.line}: {message.type} is no UTF-8") from None
     return control
 
 
