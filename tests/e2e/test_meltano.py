@@ -27,6 +27,7 @@ class Meltano:
         checks = [
             {"type": "runs", "pipeline": PIPELINE, "every": "1h"},
             {"type": "completeness", "pipeline": PIPELINE},
+            {"type": "zero_rows", "stream": "orders"},
         ]
         source = str(ROOT / "sample_config/sources/flaky.yaml")
         self.env = {
@@ -90,7 +91,8 @@ def test_a_failing_tap_fails_the_load_keeps_the_state_and_the_scheduled_check_al
     assert failed.returncode == 1
     assert "credentials refused" in failed.stderr
     assert meltano.state()["singer_state"]["bookmarks"] == state["singer_state"]["bookmarks"]
-    assert meltano("invoke", "monitor-resilient:check").returncode == 1
+    checked = meltano("invoke", "monitor-resilient:check")
+    assert checked.returncode == 1
     assert len(receiver.got) >= 1
 
 
