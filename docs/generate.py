@@ -21,7 +21,8 @@ PLUGINS = {
     "monitor-resilient": "monitor_resilient.settings:SETTINGS",
 }
 _BLOCK = re.compile(
-    r"(?P<open>(?:<!--|[ ]*\#) generated: (?P<name>\S+)(?: -->)?\n)(?:(?!generated:).)*?(?P<close>(?:<!--|[ ]*\#) end\b)",
+    r"(?P<open>(?:<!--|[ ]*\#) generated: (?P<name>\S+)(?: -->)?\n)"
+    r"(?:(?!generated:).)*?(?P<close>(?:<!--|[ ]*\#) end\b)",
     re.DOTALL,
 )
 _MELTANO_KINDS = {"duration": "string", "size": "string", "ratio": "string", "password": "string", "any": "object"}
