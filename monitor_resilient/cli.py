@@ -205,7 +205,9 @@ def infer(
     """Draft a contract for STREAM from live records, for a person to review."""
     from monitor_resilient.contract import draft_contract
 
-    drafted = draft_contract(stream, tap_config, lines, limit, session.now.date())
+    drafted, doubts = draft_contract(stream, tap_config, lines, limit, session.now.date())
+    for doubt in doubts:
+        session.logger.warning("%s", f"look at {doubt}")
     if not output:
         show_json(drafted)
         return

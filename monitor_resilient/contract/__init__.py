@@ -5,22 +5,23 @@ from __future__ import annotations
 from datetime import date
 from typing import IO, Any
 
-from monitor_resilient.contract.infer import draft
+from monitor_resilient.contract.infer import doubts, draft, look
 from monitor_resilient.contract.live import Sample, sample_of, tap_output
 from resilient_core.errors import UsageError
 
 
 def draft_contract(
     stream: str, tap_config: str | None, lines: IO[bytes] | None, limit: int, day: date
-) -> dict[str, Any]:
-    """A draft from up to `limit` records that the tap of `tap_config` sends, or that `lines` holds.
+) -> tuple[dict[str, Any], list[str]]:
+    """A draft from up to `limit` records that the tap of `tap_config` sends, or that `lines` holds, and its doubts.
 
     Raises UsageError unless exactly one of the two is given, and if the stream does not come.
     """
     if (tap_config is None) == (lines is None):
         raise UsageError("contract infer: give --tap or --input, one of them")
     sample = _sample(stream, tap_config, lines, limit)
-    return draft(sample.records, sample.keys, day=day, title=stream)
+    seen = look(sample.records)
+    return draft(seen, sample.keys, day=day, title=stream), list(doubts(seen))
 
 
 def _sample(stream: str, tap_config: str | None, lines: IO[bytes] | None, limit: int) -> Sample:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -31,7 +31,7 @@ class Seen:
     """What was seen in one place of the records."""
 
     count: int = 0
-    types: set[str] = field(default_factory=set)
+    types: Counter[str] = field(default_factory=Counter)
     strings: Counter[str] = field(default_factory=Counter)
     string_count: int = 0
     formats: set[str] = field(default_factory=lambda: set(_FORMATS))
@@ -43,7 +43,7 @@ class Seen:
         """Take in one value."""
         self.count += 1
         kind = _type_of(value)
-        self.types.add(kind)
+        self.types[kind] += 1
         if kind == "string":
             self._add_string(value)
         elif kind == "object":
@@ -71,11 +71,26 @@ class Seen:
         return len(self.properties) > MANY_KEYS
 
 
-def draft(records: Iterable[Mapping[str, Any]], keys: Sequence[str], *, day: date, title: str) -> dict[str, Any]:
-    """A contract that accepts all of `records`; version 0.1.0, for a person to review."""
+def look(records: Iterable[Mapping[str, Any]]) -> Seen:
+    """What is in the records."""
     seen = Seen()
     for record in records:
         seen.add(record)
+    return seen
+
+
+def doubts(seen: Seen, pointer: str = "") -> Iterator[str]:
+    """Types that fewer than 1 of 100 values have: more often bad data than a rule."""
+    some = seen.count - seen.types["null"]
+    for kind, times in seen.types.items():
+        if kind != "null" and times * ENOUGH < some:
+            yield f"{pointer or 'the record'}: {kind} in {times:,} of {some:,}; bad data, or part of the contract?"
+    for name, found in () if seen.is_map else seen.properties.items():
+        yield from doubts(found, f"{pointer}/{name}")
+
+
+def draft(seen: Seen, keys: Sequence[str], *, day: date, title: str) -> dict[str, Any]:
+    """A contract that accepts all that was seen; version 0.1.0, for a person to review."""
     schema = {name: value for name, value in _object(seen).items() if name != "type"}
     schema["required"] = sorted({*schema.get("required", []), *(key for key in keys if key in seen.properties)})
     about = {
@@ -89,7 +104,7 @@ def draft(records: Iterable[Mapping[str, Any]], keys: Sequence[str], *, day: dat
 
 
 def _schema(seen: Seen) -> dict[str, Any]:
-    types = seen.types - {"integer"} if "number" in seen.types else seen.types
+    types = set(seen.types) - ({"integer"} if "number" in seen.types else set())
     ordered = sorted(types, key=lambda name: (name == "null", name))
     schema: dict[str, Any] = {"type": ordered[0] if len(ordered) == 1 else ordered}
     if "string" in types:
@@ -120,7 +135,11 @@ def _strings(seen: Seen) -> dict[str, Any]:
     if seen.formats:
         return {"format": next(name for name in _FORMATS if name in seen.formats)}
     few = 2 <= len(seen.strings) <= FEW_VALUES
-    if few and seen.types == {"string"} and all(_WORD.fullmatch(word) and n > 1 for word, n in seen.strings.items()):
+    if (
+        few
+        and set(seen.types) == {"string"}
+        and all(_WORD.fullmatch(word) and n > 1 for word, n in seen.strings.items())
+    ):
         return {"enum": sorted(seen.strings)}
     return {}
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor_resilient.cli import cli
-from monitor_resilient.contract.infer import draft
+from monitor_resilient.contract.infer import doubts, draft, look
 from resilient_core.command import exit_code_of
 from resilient_core.contract import contract_faults
 from tests.monitor.test_probe import Api, serving
@@ -30,7 +30,7 @@ RECORDS = st.lists(st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4),
 
 
 def drafted(records: list[dict[str, Any]], *keys: str) -> dict[str, Any]:
-    return draft(records, keys, day=DAY, title="orders")
+    return draft(look(records), keys, day=DAY, title="orders")
 
 
 def orders(count: int) -> list[dict[str, Any]]:
@@ -100,6 +100,12 @@ def test_a_draft_of_few_records_claims_types_and_keys_only() -> None:
 def test_an_object_whose_keys_are_data_gets_no_fields() -> None:
     records = [{"by_day": {f"day{n}-{m}": m for m in range(5)}} for n in range(200)]
     assert drafted(records)["properties"]["by_day"] == {"type": "object"}
+
+
+def test_a_rare_type_is_a_doubt() -> None:
+    records = [{"amount": 1.5, "lines": {"tax": None}}] * 300 + [{"amount": "9 EUR", "lines": {"tax": 1}}]
+    assert list(doubts(look(records))) == ["/amount: string in 1 of 301; bad data, or part of the contract?"]
+    assert list(doubts(look(orders(200)))) == []
 
 
 def test_no_record_gives_an_open_contract() -> None:
