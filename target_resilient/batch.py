@@ -18,7 +18,7 @@ from target_resilient.columns import Refusals, encode, key_values, order_values
 from target_resilient.ledger import Bounds, Counts
 from target_resilient.quarantine import Refused
 from target_resilient.reader import FAULTS, Frame, Unreadable
-from target_resilient.table import METADATA, TablePlan
+from target_resilient.table import VERSION, TablePlan
 from target_resilient.validate import Absent, Validator, Violation, pointer, violation
 
 _canonical = msgspec.json.Encoder(order="sorted", decimal_format="number")
@@ -30,15 +30,11 @@ class MissingKeyError(DataRefusedError, MissingKeyPropertiesError):
 
 @dataclass
 class StreamBatch:
-    """Rows of one stream for one table within one epoch. `rows[i]` is None where another row with its key won.
-
-    `ordered` is False for a refresh (a versioned stream): there the last record wins, whatever its replication key.
-    """
+    """Rows of one stream for one table within one epoch. `rows[i]` is None where another row with its key won."""
 
     plan: TablePlan
     validator: Validator
     policies: Policies
-    ordered: bool = True
     rows: list[str | None] = field(default_factory=list)
     frames: list[tuple[int, Frame, Sequence[int] | None]] = field(default_factory=list)  # first place, frame, its rows
     places: dict[Any, int] = field(default_factory=dict)
@@ -51,7 +47,6 @@ class StreamBatch:
     def add(self, frame: Frame) -> None:
         """Check, encode and keep a frame of records."""
         records = frame.records
-        self.ordered = frame.messages[0].version is None
         self.counts.received += len(records)
         self.bytes += frame.size
         bad = self._judge(frame)
@@ -131,8 +126,8 @@ class StreamBatch:
                 bad.setdefault(row, []).append(violation(pointer([column.key]), rule, column.kind, value))
         if self.plan.row_hash:
             fields.append(list(map(_row_hash, records)))
-        if self.plan.metadata:
-            fields += self._metadata(records, frame, kept)
+        if self.plan.own_columns:
+            fields += self._own_fields(records, frame, kept)
         return fields, bad
 
     def _columns(self, records: list[dict[str, Any]]) -> Iterable[Sequence[Any]]:
@@ -145,18 +140,19 @@ class StreamBatch:
                 pass  # some record lacks a field
         return ([record.get(key) for record in records] for key in keys)
 
-    def _metadata(self, records: list[dict[str, Any]], frame: Frame, kept: Sequence[int] | None) -> list[list[str]]:
+    def _own_fields(self, records: list[dict[str, Any]], frame: Frame, kept: Sequence[int] | None) -> list[list[str]]:
+        """The CSV fields of the columns that the loader itself fills."""
         now = datetime.now(timezone.utc)
         messages = [frame.messages[row] for row in kept] if kept is not None else frame.messages
-        sequence = str(int(now.timestamp() * 1000))
-        columns: list[list[Any]] = [
-            [message.time_extracted for message in messages],
-            [now.isoformat()] * len(records),
-            [now.isoformat()] * len(records),
-            [int(sequence)] * len(records),
-            [message.version for message in messages],
-        ]
-        return [encode(column, values, {}) for column, values in zip(METADATA, columns)]  # noqa: B905 same length
+        fixed = self.plan.fixed_version
+        values: dict[str, list[Any]] = {
+            "_sdc_extracted_at": [message.time_extracted for message in messages],
+            "_sdc_received_at": [now.isoformat()] * len(records),
+            "_sdc_batched_at": [now.isoformat()] * len(records),
+            "_sdc_sequence": [int(now.timestamp() * 1000)] * len(records),
+            VERSION.name: [message.version if fixed is None else fixed for message in messages],
+        }
+        return [encode(column, values[column.name], {}) for column in self.plan.own_columns]
 
     # the record is kept --------------------------------------------------------------------------------------------
 
@@ -190,7 +186,7 @@ class StreamBatch:
                 self.counts.deduplicated += 1
 
     def _replaces(self, older: int, newer: int) -> bool:
-        if not self.ordered or not self.orders:
+        if not self.plan.ordered or not self.orders:
             return True
         old, new = self.orders[older], self.orders[newer]
         return old is None or (new is not None and bool(new >= old))

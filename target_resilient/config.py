@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "load_method",
         "options",
-        "`upsert` by key (a replay changes nothing), or `append-only`.",
+        "`upsert` by key (a replay changes nothing), `append-only`, or `overwrite`: a complete load replaces the rows of"
+        " the table, an incomplete one removes nothing.",
         "upsert",
-        options=("upsert", "append-only"),
+        options=("upsert", "append-only", "overwrite"),
     ),
     Setting(
         "keyless",
@@ -81,6 +83,24 @@ SETTINGS: tuple[Setting, ...] = (
         "0.1",
     ),
     Setting("max_quarantine_rows", "integer", "Stop with exit code 65 when more records than this are refused."),
+    Setting(
+        "hard_delete",
+        "boolean",
+        "Remove deleted rows for good. Off: they stay, with `_sdc_deleted_at`, and lose it when they come back.",
+        False,
+    ),
+    Setting(
+        "max_delete_ratio",
+        "ratio",
+        "Stop with exit code 79, and remove nothing, when a refresh would remove more than this share of a table.",
+        "0.25",
+    ),
+    Setting(
+        "trust_eof",
+        "boolean",
+        "Take the end of the input as proof that a foreign tap has sent all, so that a refresh may remove rows.",
+        False,
+    ),
     Setting(
         "on_gap",
         "options",
@@ -124,6 +144,10 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 
+APPROVALS = ("on_gap", "max_delete_ratio")
+"""Settings that a person may give for one run, as `TARGET_RESILIENT_<SETTING>`, whatever the configuration says."""
+
+
 def config_faults(config: Mapping[str, Any]) -> list[Fault]:
     """Every fault of a configuration, secrets still unresolved."""
     faults = check_config(SETTINGS, config) + ref_faults("", dict(config))
@@ -159,6 +183,8 @@ def parse_options(config: Mapping[str, Any], *, takeover: bool, dry_run: bool) -
             keyless=found["keyless"],
             append_only=found["load_method"] == "append-only",
             naive_datetimes=found["naive_datetimes"],
+            hard_delete=found["hard_delete"] or found["load_method"] == "overwrite",
+            load_version=int(time.time() * 1000) if found["load_method"] == "overwrite" else None,
         ),
         max_rows=found["batch_size_rows"],
         max_bytes=parse_size(found["batch_size_bytes"]),
@@ -166,6 +192,8 @@ def parse_options(config: Mapping[str, Any], *, takeover: bool, dry_run: bool) -
         max_quarantine_ratio=parse_ratio(found["max_quarantine_ratio"]),
         max_quarantine_rows=found["max_quarantine_rows"],
         on_gap=found["on_gap"],
+        max_delete_ratio=parse_ratio(found["max_delete_ratio"]),
+        trust_eof=found["trust_eof"],
         retry_max_elapsed=parse_duration(found["retry_max_elapsed"]),
         takeover=takeover,
         dry_run=dry_run,

@@ -10,8 +10,9 @@ from typing import Any
 from resilient_core.errors import ResilientError, StoppedError
 from target_resilient.backends import Backend, Session
 from target_resilient.batch import StreamBatch
+from target_resilient.checkpoints import reach
 from target_resilient.ledger import Counts
-from target_resilient.merge import count_present, merge, merge_counted
+from target_resilient.merge import count_present, merge, merge_counted, remove_marked
 from target_resilient.meta import COUNTS, insert_into
 from target_resilient.quarantine import quarantine_rows, upsert
 from target_resilient.sql import Name, columns, join, sql
@@ -67,16 +68,18 @@ def commit_epoch(backend: Backend, epoch: Epoch, owner: Owner) -> None:
     StoppedError when another load has taken the pipeline over.
     """
     with backend.transaction() as session:
+        reach("epoch.begun")
         staged = {stream: stage(session, batch) for stream, batch in epoch.batches.items()}
+        reach("epoch.copied")
         hold_fence(session, backend, owner)
-        session.lock([".".join(batch.plan.table) for batch in epoch.batches.values()])
+        reach("epoch.fenced")
+        session.lock([batch.plan.full_name for batch in epoch.batches.values()])
         epoch.outcome = {
             stream: upsert_batch(session, epoch.batches[stream], *found) for stream, found in staged.items()
         }
-        now = datetime.now(timezone.utc)
-        keep_refused(session, epoch, owner, now)
-        write_ledger(session, epoch, owner, now)
-        write_state(session, epoch, owner, now)
+        reach("epoch.merged")
+        book_epoch(session, epoch, owner, datetime.now(timezone.utc))
+        reach("epoch.booked")
 
 
 def stage(session: Session, batch: StreamBatch) -> tuple[Name, int]:
@@ -102,9 +105,11 @@ def upsert_batch(session: Session, batch: StreamBatch, staging: Name, staged: in
     touched, counts.inserted = merge_batch(session, batch, staging, staged)
     counts.updated = touched - counts.inserted
     if batch.plan.key:
-        present, counts.stale = session.rows(count_present(batch.plan, staging, ordered=batch.ordered))[0]
+        present, counts.stale = session.rows(count_present(batch.plan, staging))[0]
         _agree("merge", present, staged, batch)
     counts.unchanged = staged - touched - counts.stale
+    if batch.plan.removes_marked:
+        counts.deleted = session.run(remove_marked(batch.plan, staging))
     return counts
 
 
@@ -112,10 +117,17 @@ def merge_batch(session: Session, batch: StreamBatch, staging: Name, staged: int
     """Run the merge; (rows inserted or updated, rows inserted)."""
     plan = batch.plan
     if plan.key and plan.inserted_marker:
-        touched, inserted = session.rows(merge_counted(plan, staging, ordered=batch.ordered))[0]
+        touched, inserted = session.rows(merge_counted(plan, staging))[0]
         return touched, inserted
-    present = session.rows(count_present(plan, staging, ordered=batch.ordered))[0][0] if plan.key else 0
-    return session.run(merge(plan, staging, ordered=batch.ordered)), staged - present
+    present = session.rows(count_present(plan, staging))[0][0] if plan.key else 0
+    return session.run(merge(plan, staging)), staged - present
+
+
+def book_epoch(session: Session, epoch: Epoch, owner: Owner, now: datetime) -> None:
+    """Quarantine, ledger and state: what the epoch says of itself, in its own transaction."""
+    keep_refused(session, epoch, owner, now)
+    write_ledger(session, epoch, owner, now)
+    write_state(session, epoch, owner, now)
 
 
 def keep_refused(session: Session, epoch: Epoch, owner: Owner, now: datetime) -> None:
@@ -128,11 +140,15 @@ def write_ledger(session: Session, epoch: Epoch, owner: Owner, now: datetime) ->
     """One ledger row a stream, and their sum on the load's own row."""
     rows: list[list[Any]] = []
     total = Counts()
-    for stream, batch in epoch.batches.items():
-        total.add(epoch.outcome[stream])
-        bounds = [_text(batch.bounds.low), _text(batch.bounds.high)]
-        head = [owner.load_id, owner.pipeline, epoch.number, stream, *epoch.outcome[stream].values(), batch.bytes]
-        rows.append([*head, *bounds, batch.plan.spec.contract.fingerprint, now])
+    for stream, counts in epoch.outcome.items():
+        total.add(counts)
+        batch = epoch.batches.get(stream)  # none in a closing epoch, which only removes
+        tail = (
+            [batch.bytes, _text(batch.bounds.low), _text(batch.bounds.high), batch.plan.spec.contract.fingerprint]
+            if batch
+            else [0, None, None, None]
+        )
+        rows.append([owner.load_id, owner.pipeline, epoch.number, stream, *counts.values(), *tail, now])
     session.run_many(insert_into(owner.meta_schema, "ledger", LEDGER_COLUMNS), rows)
     loads: Name = (owner.meta_schema, "loads")
     summed = join(", ", (sql("{} = {} + %s", name, name) for name in COUNTS))

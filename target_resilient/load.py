@@ -26,6 +26,8 @@ from target_resilient.backends import Backend, InfrastructureError, Lease
 from target_resilient.batch import StreamBatch
 from target_resilient.batchfiles import batch_events
 from target_resilient.books import Books
+from target_resilient.checkpoints import reach
+from target_resilient.deletes import Activation, Removal, commit_removals
 from target_resilient.epoch import Epoch, Owner
 from target_resilient.gap import compare_states
 from target_resilient.ledger import Counts
@@ -71,7 +73,7 @@ class Load:
         self._last_state: bytes | None = None
         self._received = self._refused = 0
         self._torn: int | None = None
-        self._versioned: set[str] = set()
+        self._activations: dict[str, Activation] = {}
         self._progress = Progress(logger, "loading")
 
     # the life of a load ----------------------------------------------------------------------------------------------
@@ -81,8 +83,11 @@ class Load:
         if self._options.dry_run:
             return
         self._retrying(self._backend.ensure_meta)
+        reach("start.meta")
         self._retrying(self._own)
+        reach("start.lease")
         self._retrying(self._books.start)
+        reach("start.booked")
 
     def consume(self, events: Iterable[Event]) -> None:
         """Take in every message; epochs are committed on the way."""
@@ -98,7 +103,9 @@ class Load:
                 f"line {self._torn} is cut off, so the tap died; what came before it is committed, run again"
             )
         if not self._options.dry_run:
+            self._remove()
             self._retrying(lambda: self._books.end(self._status(), 0, "done"))
+            reach("close.booked")
         self._report()
         self._close()
 
@@ -163,6 +170,10 @@ class Load:
 
     def _load_frame(self, frame: Frame) -> None:
         stream = self._planner.stream(frame.stream, lambda: frame.line(0))
+        version = frame.messages[-1].version
+        if version is not None or stream.plan.fixed_version is not None:
+            self._planner.refresh(stream)
+            self._activations.setdefault(frame.stream, Activation()).record(version)
         for part in self._parts(frame):
             self._planner.evolve(stream, part)
             self._batch(stream).add(part)
@@ -202,10 +213,10 @@ class Load:
         self._cut_if(first or self._over(1) or self._too_old())
 
     def _on_activate_version(self, control: Control) -> None:
-        stream = control.message.stream
-        if stream not in self._versioned:
-            self._versioned.add(stream)
-            logger.info(facts("ACTIVATE_VERSION deletes nothing yet", stream=stream))
+        name, version = control.message.stream, control.message.version
+        assert version is not None  # noqa: S101 the reader refuses the message without it
+        self._planner.refresh(self._planner.stream(name, lambda: control.line))
+        self._activations.setdefault(name, Activation()).activate(version)
 
     def _on_batch(self, control: Control) -> None:
         for event in batch_events(control):
@@ -264,6 +275,34 @@ class Load:
                 f" {self._backend.meta_schema}.quarantine with field and reason"
             )
 
+    # the closing epoch -----------------------------------------------------------------------------------------------
+
+    def _remove(self) -> None:
+        """Remove what complete refreshes no longer brought."""
+        removals = [found for name in self._planner.names if (found := self._removal(name))]
+        if not removals or self._committer is None:
+            return
+        epoch, owner = Epoch(self._epoch.number), self._committer.owner
+        self._retrying(lambda: commit_removals(self._backend, owner, epoch, removals, self._options.max_delete_ratio))
+        for name, counts in epoch.outcome.items():
+            self._committer.totals.setdefault(name, Counts()).add(counts)
+
+    def _removal(self, name: str) -> Removal | None:
+        """What to remove from a stream's table; None without a refresh, or where nothing proves that all had come."""
+        plan = self._planner.stream(name, lambda: 0).plan
+        activation = self._activations.get(name, Activation())
+        version = activation.version if plan.fixed_version is None else plan.fixed_version
+        if version is None:
+            return None
+        counts = self._committer.totals.get(name, Counts()) if self._committer else Counts()
+        proven = self._options.trust_eof or self._scans().get(name) == "complete"
+        proven = proven or (plan.fixed_version is None and activation.after_rows)
+        if not proven or counts.quarantined:
+            why = "records were refused" if proven else "nothing proves that the refresh was complete (see trust_eof)"
+            logger.warning(facts("no rows are removed", stream=name, reason=why))
+            return None
+        return Removal(plan, version, plan.hard_delete, counts.inserted)
+
     # guards and reports ----------------------------------------------------------------------------------------------
 
     def _check_gap(self, state: bytes) -> None:
@@ -287,13 +326,18 @@ class Load:
 
     def _status(self) -> str:
         """`complete` needs the tap's end marker with every scan complete."""
-        state = json.loads(self._last_state) if self._last_state else {}
-        marker = state.get("resilient") if isinstance(state, dict) else None
-        scans = marker.get("scans") if isinstance(marker, dict) else None
-        verdicts = {scan.get("verdict") for scan in scans.values()} if isinstance(scans, dict) else set()
+        verdicts = set(self._scans().values())
         if verdicts and verdicts <= {"complete"}:
             return "complete"
         return "incomplete" if "incomplete" in verdicts else "unproven"
+
+    def _scans(self) -> dict[str, Any]:
+        """Stream → verdict of its scan, from the tap's end marker; empty without one."""
+        state = json.loads(self._last_state) if self._last_state else {}
+        marker = state.get("resilient") if isinstance(state, dict) else None
+        scans = marker.get("scans") if isinstance(marker, dict) else None
+        found = scans.items() if isinstance(scans, dict) else ()
+        return {name: scan.get("verdict") for name, scan in found if isinstance(scan, dict)}
 
     def _report(self) -> None:
         seconds = self._clock() - self._started

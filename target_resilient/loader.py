@@ -13,6 +13,7 @@ from resilient_core.errors import ResilientError, StoppedError, UnavailableError
 from resilient_core.telemetry import facts
 from target_resilient.backends import Backend, CommitUnknownError, DataError, InfrastructureError
 from target_resilient.batch import StreamBatch
+from target_resilient.checkpoints import reach
 from target_resilient.epoch import Epoch, Owner, commit_epoch, took_effect
 from target_resilient.ledger import Counts
 from target_resilient.merge import merge
@@ -66,7 +67,7 @@ class Committer:
         stop: threading.Event,
     ) -> None:
         self._backend = backend
-        self._owner = owner
+        self.owner = owner
         self._acknowledge = acknowledge
         self._max_elapsed = max_elapsed
         self._stop = stop
@@ -77,17 +78,19 @@ class Committer:
         self._until_committed(epoch)
         for stream, counts in epoch.outcome.items():
             self.totals.setdefault(stream, Counts()).add(counts)
+        reach("epoch.committed")
         if epoch.state is not None:
             self._acknowledge(epoch.state)
+            reach("epoch.acknowledged")
 
     def _until_committed(self, epoch: Epoch) -> None:
         patience = Patience(self._max_elapsed, stop=self._stop)
         unknown = False
         while True:
             try:
-                if not (unknown and took_effect(self._backend, epoch, self._owner)):
+                if not (unknown and took_effect(self._backend, epoch, self.owner)):
                     unknown = False
-                    commit_epoch(self._backend, epoch, self._owner)
+                    commit_epoch(self._backend, epoch, self.owner)
             except CommitUnknownError as error:
                 unknown = True
                 patience.wait(error)
@@ -126,7 +129,7 @@ class Committer:
             with self._backend.transaction() as session:
                 lines = [row for place in places if (row := batch.rows[place]) is not None]
                 name, _ = session.stage(batch.plan.table, batch.plan.column_names, lines)
-                session.run(merge(batch.plan, name, ordered=batch.ordered))
+                session.run(merge(batch.plan, name))
                 raise _RollBackError
         except _RollBackError:
             return None

@@ -10,13 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TableOptions:
-    """The settings that shape tables."""
+    """The settings that shape tables. `load_version` is set when each load replaces the tables' rows."""
 
     lower_names: bool
     metadata: bool
     keyless: str
     append_only: bool
     naive_datetimes: str
+    hard_delete: bool = False
+    load_version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,5 +38,7 @@ class LoadOptions:
     max_quarantine_rows: int | None
     on_gap: str
     retry_max_elapsed: float
+    max_delete_ratio: float = 0.25
+    trust_eof: bool = False
     takeover: bool = False
     dry_run: bool = False

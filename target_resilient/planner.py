@@ -15,6 +15,7 @@ from resilient_core.errors import ConfigError, NotSingerError
 from resilient_core.telemetry import facts
 from target_resilient.backends import Backend
 from target_resilient.books import Books
+from target_resilient.checkpoints import reach
 from target_resilient.columns import Column, column_seen
 from target_resilient.naming import split_stream
 from target_resilient.options import LoadOptions
@@ -70,6 +71,11 @@ class Planner:
             )
         return stream
 
+    @property
+    def names(self) -> list[str]:
+        """The streams that a SCHEMA announced."""
+        return list(self._streams)
+
     def describe(self, name: str, schema: dict[str, Any], key: tuple[str, ...], bookmarks: list[str]) -> None:
         """Take in a SCHEMA; the same one again changes nothing. Raises ConfigError where key or table cannot work."""
         contract = self._contract(name, schema)
@@ -87,10 +93,15 @@ class Planner:
             policies=resolve_policies(self._options.policies, contract.meta),
             validator=validator,
             table=table,
-            plan=self._plan(spec, table, []),
+            plan=self._plan(spec, table, [], versioned=False),
             extra=[],
             closed=contract.schema.get("additionalProperties") is False,
         )
+
+    def refresh(self, stream: Stream) -> None:
+        """Give the table of a stream that is refreshed whole (it has versions) the columns for that."""
+        if not stream.plan.versioned:
+            stream.plan = self._plan(stream.spec, stream.table, stream.extra, versioned=True)
 
     def evolve(self, stream: Stream, frame: Frame) -> None:
         """Add columns for fields that no schema names, where the contract's policy allows it."""
@@ -102,7 +113,7 @@ class Planner:
         if not fresh:
             return
         stream.extra += fresh
-        stream.plan = self._plan(stream.spec, stream.table, stream.extra)
+        stream.plan = self._plan(stream.spec, stream.table, stream.extra, versioned=stream.plan.versioned)
         logger.warning(facts("new columns", stream=stream.spec.stream, columns=",".join(c.key for c in fresh)))
 
     def _column_seen(self, name: str, records: list[dict[str, Any]]) -> Column | None:
@@ -129,24 +140,27 @@ class Planner:
                 )
         return table
 
-    def _plan(self, spec: StreamSpec, table: Name, extra: list[Column]) -> TablePlan:
+    def _plan(self, spec: StreamSpec, table: Name, extra: list[Column], *, versioned: bool) -> TablePlan:
         """Plan the table and make the database agree, with nothing of ours under way."""
         self._settle(spec.stream)
         found: list[TablePlan] = []
-        self._retrying(lambda: found.append(self._agree_on(spec, table, extra)))
+        self._retrying(lambda: found.append(self._agree_on(spec, table, extra, versioned=versioned)))
         return found[0]
 
-    def _agree_on(self, spec: StreamSpec, table: Name, extra: list[Column]) -> TablePlan:
-        plan, changes = plan_table(self._backend, spec, table, extra, self._options.tables)
+    def _agree_on(self, spec: StreamSpec, table: Name, extra: list[Column], *, versioned: bool) -> TablePlan:
+        tables = self._options.tables
+        plan, changes = plan_table(self._backend, spec, table, extra, tables, versioned=versioned)
         if self._options.dry_run:
             for change in changes:
                 logger.info(facts("would run", ddl=as_text(change.statement)))
             return plan
         if changes:
-            schema = (
-                [sql("CREATE SCHEMA IF NOT EXISTS {}", table[0])] if table[0] != self._backend.default_schema else []
-            )
-            self._backend.apply_ddl([*schema, *(change.statement for change in changes)])
+            statements = [change.statement for change in changes]
+            if table[0] != self._backend.default_schema:
+                statements.insert(0, sql("CREATE SCHEMA IF NOT EXISTS {}", table[0]))
+            reach("ddl.before")
+            self._backend.apply_ddl(statements)
+            reach("ddl.after")
             self._books.changes(plan, changes)
-            plan, _ = plan_table(self._backend, spec, table, extra, self._options.tables)
+            plan, _ = plan_table(self._backend, spec, table, extra, tables, versioned=versioned)
         return plan

@@ -16,14 +16,15 @@ from target_resilient.sql import Name, Sql, columns, join, sql
 
 ROW_HASH = "_sdc_row_hash"
 DELETED_AT = "_sdc_deleted_at"
+VERSION = Column("_sdc_table_version", "_sdc_table_version", "bigint")
 METADATA: tuple[Column, ...] = (
     Column("_sdc_extracted_at", "_sdc_extracted_at", "timestamptz"),
     Column("_sdc_received_at", "_sdc_received_at", "timestamptz"),
     Column("_sdc_batched_at", "_sdc_batched_at", "timestamptz"),
     Column("_sdc_sequence", "_sdc_sequence", "bigint"),
-    Column("_sdc_table_version", "_sdc_table_version", "bigint"),
+    VERSION,
 )
-"""What `add_record_metadata` adds; these columns never make a row count as changed."""
+"""What `add_record_metadata` adds; but for the version, these columns never make a row count as changed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ class SchemaChange:
 class TablePlan:
     """How a stream's records become rows. `key` holds column names and is empty for append-only tables.
 
-    `inserted_marker` is an expression over the merged row `t` that tells an insert from an update, None without one.
+    `versioned` when rows carry the table version of the refresh that brought them, `fixed_version` when this load
+    gives them its own. `inserted_marker` is an expression over the merged row `t` that tells an insert from an update,
+    None without one.
     """
 
     spec: StreamSpec
@@ -58,6 +61,9 @@ class TablePlan:
     key: tuple[str, ...]
     row_hash: bool
     metadata: bool
+    versioned: bool
+    fixed_version: int | None
+    hard_delete: bool
     comparable: Mapping[str, str]
     clears_deleted: bool
     inserted_marker: str | None
@@ -77,7 +83,24 @@ class TablePlan:
         """Every column that a load writes, in the order of the CSV fields."""
         names = [column.name for column in self.columns]
         names += [ROW_HASH] if self.row_hash else []
-        return names + [column.name for column in METADATA] if self.metadata else names
+        return names + [column.name for column in self.own_columns]
+
+    @property
+    def own_columns(self) -> tuple[Column, ...]:
+        """The columns that the loader itself fills."""
+        if self.metadata:
+            return METADATA
+        return (VERSION,) if self.versioned else ()
+
+    @property
+    def ordered(self) -> bool:
+        """Whether a lower replication key loses. In a refresh the last record wins, whatever its replication key."""
+        return not self.versioned
+
+    @property
+    def removes_marked(self) -> bool:
+        """Whether rows that arrive with `_sdc_deleted_at` are deleted for good."""
+        return self.hard_delete and any(column.name == DELETED_AT for column in self.columns)
 
     @property
     def replication_column(self) -> Column | None:
@@ -103,6 +126,8 @@ def plan_table(
     table: Name,
     extra: Sequence[Column],
     options: TableOptions,
+    *,
+    versioned: bool,
 ) -> tuple[TablePlan, list[SchemaChange]]:
     """The plan for a stream's table and the DDL that is still needed. Raises ConfigError when the key cannot work."""
     facts = backend.describe(table)
@@ -114,6 +139,7 @@ def plan_table(
     key = (ROW_HASH,) if row_hash else tuple(by_key[k].name for k in spec.key_properties if k in by_key)
     if options.append_only:
         key = ()
+    soft = versioned and not options.hard_delete
     plan = TablePlan(
         spec=spec,
         table=table,
@@ -121,9 +147,12 @@ def plan_table(
         key=key,
         row_hash=row_hash,
         metadata=options.metadata,
+        versioned=versioned or options.load_version is not None,
+        fixed_version=options.load_version,
+        hard_delete=options.hard_delete,
         comparable={c.name: backend.comparable(f) for c in found if facts and (f := facts.columns.get(c.name))},
         inserted_marker=None if facts and facts.partitioned else backend.inserted_marker,
-        clears_deleted=bool(facts and DELETED_AT in facts.columns) and DELETED_AT not in by_key,
+        clears_deleted=DELETED_AT not in by_key and (soft or bool(facts and DELETED_AT in facts.columns)),
     )
     if facts is None:
         return plan, [_create(backend, plan)]
@@ -153,13 +182,14 @@ def _create(backend: Backend, plan: TablePlan) -> SchemaChange:
     definitions = [_definition(backend, column, column.name in plan.key) for column in _all_columns(plan)]
     if plan.key:
         definitions.append(join("", [sql("PRIMARY KEY ("), columns(plan.key), sql(")")]))
-    body = join("", [sql("CREATE TABLE {} (", plan.table), join(", ", definitions), sql(")")])
+    body = join("", [sql("CREATE TABLE IF NOT EXISTS {} (", plan.table), join(", ", definitions), sql(")")])
     return SchemaChange(body, "create table", tuple((column.name, column.key) for column in plan.columns))
 
 
 def _all_columns(plan: TablePlan) -> list[Column]:
     extra = [Column(ROW_HASH, ROW_HASH, "text")] if plan.row_hash else []
-    return [*plan.columns, *extra, *(METADATA if plan.metadata else ())]
+    deleted_at = [Column(DELETED_AT, DELETED_AT, "timestamptz")] if plan.clears_deleted else []
+    return [*plan.columns, *extra, *plan.own_columns, *deleted_at]
 
 
 def _add_columns(backend: Backend, plan: TablePlan, facts: TableFacts) -> list[SchemaChange]:

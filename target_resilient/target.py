@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from resilient_core.errors import ConfigError, TerminatedError
 from resilient_core.secrets import Resolver
 from resilient_core.settings import config_jsonschema
 from target_resilient.backends import open_backend
-from target_resilient.config import SETTINGS, config_faults, parse_options
+from target_resilient.config import APPROVALS, SETTINGS, config_faults, parse_options
 from target_resilient.destination import parse_destination
 from target_resilient.load import Load
 from target_resilient.mapping import Mapping
@@ -144,10 +145,8 @@ class _Reader(SingerReader):
 
 
 def _with_environment(config: Any, parse_env: bool) -> dict[str, Any]:
-    found = dict(config or {})
-    if parse_env:
-        found.update(environment_overrides(TargetResilient.name, SETTINGS))
-    return found
+    settings = [setting for setting in SETTINGS if parse_env or setting.name in APPROVALS]
+    return {**dict(config or {}), **environment_overrides(TargetResilient.name, settings)}
 
 
 def _mapping(config: dict[str, Any], logger: Any) -> Mapping | None:
@@ -158,8 +157,11 @@ def _mapping(config: dict[str, Any], logger: Any) -> Mapping | None:
 
 def _acknowledge(state: bytes) -> None:
     """Write a committed STATE to stdout, as it came."""
-    sys.stdout.write(state.decode() + "\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(state.decode() + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise TerminatedError(signal.SIGPIPE) from None
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ import duckdb
 
 from resilient_core.errors import ConfigError, StoppedError, UnavailableError
 from target_resilient.backends import ColumnFacts, CommitUnknownError, DataError, InfrastructureError, Row, TableFacts
+from target_resilient.checkpoints import reach
 from target_resilient.destination import Destination
 from target_resilient.meta import meta_ddl
 from target_resilient.sql import Name, Sql, columns, join, quoted, sql
@@ -218,6 +219,7 @@ class DuckDBSession:
             lines = [f"{line}," for line in lines]
         with _csv_file(lines) as (path, longest):
             texts = dict.fromkeys([*names, "blank"] if len(names) == 1 else names, "VARCHAR")
+            reach("epoch.copying")
             size = max(_MIN_LINE_BYTES, longest + 1)
             read = join("", [sql("INSERT INTO {} SELECT ", stage), columns(names), sql(_READ_CSV)])
             arrived = self.run(read, [path, texts, size, max(32_000_000, size * 2)])

@@ -23,6 +23,7 @@ from target_resilient.backends import (
     Row,
     TableFacts,
 )
+from target_resilient.checkpoints import reach
 from target_resilient.destination import Destination
 from target_resilient.meta import meta_ddl
 from target_resilient.sql import Name, Sql, columns, join, sql
@@ -282,7 +283,7 @@ class PostgresSession:
         self.run(Sql("SET LOCAL enable_hashjoin = off"))
         self.run(Sql("SET LOCAL enable_mergejoin = off"))
         copy = join("", [sql("COPY {} (", stage), columns(column_names), sql(") FROM STDIN (FORMAT csv)")])
-        body = io.BytesIO("\n".join([*lines, ""]).encode())
+        body = _Body("\n".join([*lines, ""]).encode())
         with self._connection.cursor() as cursor:
             _run(cursor.copy_expert, self._compose(copy), body, 1 << 18)
             return stage, int(cursor.rowcount)
@@ -294,6 +295,15 @@ class PostgresSession:
 
     def _compose(self, statement: Sql) -> Any:
         return pgsql.SQL(statement.template).format(*(pgsql.Identifier(*name) for name in statement.names))
+
+
+class _Body(io.BytesIO):
+    """What COPY reads."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next block."""
+        reach("epoch.copying")
+        return super().read(size)
 
 
 def translate(error: psycopg2.Error) -> Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,11 +19,6 @@ from singer_sdk.testing.target_tests import (
 
 from resilient_core.errors import DataRefusedError
 from target_resilient.target import TargetResilient
-
-
-pytestmark = pytest.mark.filterwarnings(  # the SDK runner never closes the .singer file that it reads
-    "ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 
 
 class MultipleStates(TargetMultipleStateMessages):
@@ -68,21 +64,24 @@ Quarantining = get_target_test_class(
 )  # fmt: skip
 
 
-def runner(destination: str, policy: str) -> TargetTestRunner:
+def runner(destination: str, policy: str) -> Iterator[TargetTestRunner]:
     config = {"destination": destination, "batch_size_rows": 4, "on_bad_record": policy}
-    return TargetTestRunner(target_class=TargetResilient, config=config, parse_env_config=True)
+    found = TargetTestRunner(target_class=TargetResilient, config=config, parse_env_config=True)
+    yield found
+    if found._input is not None:  # the SDK opens the .singer file and never closes it
+        found._input.close()
 
 
 class TestFailing(Failing):  # type: ignore[misc, valid-type]
     @pytest.fixture
-    def runner(self, destination: str) -> TargetTestRunner:
-        return runner(destination, "fail")
+    def runner(self, destination: str) -> Iterator[TargetTestRunner]:
+        yield from runner(destination, "fail")
 
 
 class TestQuarantining(Quarantining):  # type: ignore[misc, valid-type]
     @pytest.fixture
-    def runner(self, destination: str) -> TargetTestRunner:
-        return runner(destination, "quarantine")
+    def runner(self, destination: str) -> Iterator[TargetTestRunner]:
+        yield from runner(destination, "quarantine")
 
 
 del Failing, Quarantining

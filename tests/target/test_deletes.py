@@ -1,0 +1,138 @@
+"""Refreshes remove what they no longer bring: only when complete, only within the limit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from resilient_core.errors import HeldByGuardError
+from target_resilient.deletes import Activation
+from tests.target.support import load, record, rows, schema
+
+KEYED = schema({"id": {"type": "integer"}}, ["id"])
+ALL = range(1, 9)
+
+
+def refresh(version: int, ids: Any, *, activate: str = "after") -> list[Any]:
+    activation = {"type": "ACTIVATE_VERSION", "stream": "s", "version": version}
+    records = [record({"id": number}, version=version) for number in ids]
+    before, after = [activation] * (activate == "before"), [activation] * (activate == "after")
+    return [KEYED, *before, *records, *after]
+
+
+def living(destination: str) -> list[int]:
+    return [number for number, deleted in rows(destination, "s", "id", "_sdc_deleted_at") if deleted is None]
+
+
+def test_a_row_that_a_refresh_no_longer_brings_is_marked_once_and_comes_back(destination: str) -> None:
+    load(destination, refresh(1, ALL))
+    assert load(destination, refresh(2, [1, 2, 3, 4, 5, 6, 7])).error is None
+    assert living(destination) == [1, 2, 3, 4, 5, 6, 7]
+    marked = [deleted for number, deleted in rows(destination, "s", "id", "_sdc_deleted_at") if number == 8]
+    load(destination, refresh(3, [1, 2, 3, 4, 5, 6, 7]))
+    assert marked == [deleted for number, deleted in rows(destination, "s", "id", "_sdc_deleted_at") if number == 8]
+    assert (1,) in rows(destination, ("_resilient", "loads"), "deleted")
+    load(destination, refresh(4, ALL))
+    assert living(destination) == list(ALL)
+
+
+def test_hard_delete_removes_the_row(destination: str) -> None:
+    load(destination, refresh(1, ALL), hard_delete=True)
+    load(destination, refresh(2, [1, 2, 3, 4, 5, 6, 7]), hard_delete=True)
+    assert rows(destination, "s", "id") == [(number,) for number in range(1, 8)]
+
+
+def test_a_refresh_beyond_the_limit_is_held_and_removes_nothing(destination: str) -> None:
+    load(destination, refresh(1, ALL))
+    outcome = load(destination, refresh(2, [1, 2]))
+    assert isinstance(outcome.error, HeldByGuardError)
+    assert "TARGET_RESILIENT_MAX_DELETE_RATIO=1" in str(outcome.error)
+    assert living(destination) == list(ALL)
+    assert load(destination, refresh(3, [1, 2]), max_delete_ratio="1").error is None
+    assert living(destination) == [1, 2]
+
+
+def test_an_empty_refresh_never_wipes_a_table(destination: str) -> None:
+    load(destination, refresh(1, ALL), hard_delete=True)
+    outcome = load(destination, [KEYED, *refresh(2, [], activate="before")[1:]], hard_delete=True, trust_eof=True)
+    assert isinstance(outcome.error, HeldByGuardError)
+    assert rows(destination, "s", "id") == [(number,) for number in ALL]
+
+
+def test_an_activation_before_the_rows_removes_nothing_without_trust(destination: str) -> None:
+    load(destination, refresh(1, ALL))
+    few = refresh(2, [1, 2, 3, 4, 5, 6, 7], activate="before")
+    assert load(destination, few).error is None
+    assert living(destination) == list(ALL)
+    load(destination, few, trust_eof=True)
+    assert living(destination) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_cut_off_refresh_removes_nothing(destination: str) -> None:
+    from tests.target.support import line_of
+
+    load(destination, refresh(1, ALL))
+    torn = b"".join(map(line_of, refresh(2, [1, 2, 3, 4, 5, 6, 7], activate="before"))) + b'{"type":'
+    load(destination, torn, trust_eof=True)
+    assert living(destination) == list(ALL)
+
+
+def test_a_refresh_with_refused_records_removes_nothing(destination: str) -> None:
+    load(destination, refresh(1, ALL))
+    lines = refresh(2, [1, 2, 3, 4, 5, 6, 7])
+    lines.insert(1, record({"id": "x"}, version=2))
+    load(destination, lines)
+    assert living(destination) == list(ALL)
+
+
+def test_a_row_without_a_version_goes_with_a_hard_refresh(destination: str) -> None:
+    load(destination, refresh(1, ALL), hard_delete=True)
+    from tests.target.support import backend
+
+    held = backend(destination)
+    held.execute("INSERT INTO s (id) VALUES (99)")
+    held.close()
+    load(destination, refresh(1, ALL), hard_delete=True)
+    assert rows(destination, "s", "id") == [(number,) for number in ALL]
+
+
+def test_a_row_marked_by_the_tap_is_kept_or_removed(destination: str) -> None:
+    marked = schema({"id": {"type": "integer"}, "_sdc_deleted_at": {"type": ["string", "null"], "format": "date-time"}},
+                    ["id"])  # fmt: skip
+    lines = [marked, record({"id": 1}), record({"id": 2, "_sdc_deleted_at": "2024-01-01T00:00:00Z"})]
+    load(destination, lines)
+    assert living(destination) == [1]
+    assert len(rows(destination, "s", "id")) == 2
+    load(destination, lines, hard_delete=True)
+    assert rows(destination, "s", "id") == [(1,)]
+
+
+def complete(*streams: str) -> dict[str, Any]:
+    scans = {stream: {"verdict": "complete", "rows": 1} for stream in streams}
+    return {"type": "STATE", "value": {"resilient": {"version": 1, "scans": scans}}}
+
+
+def test_overwrite_replaces_the_rows_after_a_complete_load(destination: str) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL), complete("s")], load_method="overwrite")
+    fewer = [record({"id": number}) for number in range(2, 10)]
+    assert load(destination, [KEYED, *fewer, complete("s")], load_method="overwrite").error is None
+    assert rows(destination, "s", "id") == [(number,) for number in range(2, 10)]
+
+
+@pytest.mark.parametrize("lines", [[], [record({"id": 1})]], ids=["empty", "partial"])
+def test_overwrite_removes_nothing_without_proof(destination: str, lines: list[Any]) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL), complete("s")], load_method="overwrite")
+    assert load(destination, [KEYED, *lines], load_method="overwrite").error is None
+    assert rows(destination, "s", "id") == [(number,) for number in ALL]
+
+
+def test_an_activation_counts_as_proof_only_after_the_last_row() -> None:
+    activation = Activation()
+    activation.activate(1)
+    activation.record(1)
+    assert not activation.after_rows
+    activation.activate(1)
+    assert activation.after_rows
+    activation.activate(2)
+    assert (activation.version, activation.after_rows) == (2, False)
