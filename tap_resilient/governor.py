@@ -15,7 +15,7 @@ from resilient_core.settings import Setting
 from resilient_core.telemetry import facts
 from tap_resilient.blocks import read_block
 from tap_resilient.hints import Hints
-from tap_resilient.pacing import NEVER, Pace, Probe, Quota
+from tap_resilient.pacing import LATE_SECONDS, NEVER, Pace, Probe, Quota
 from tap_resilient.retry import too_long
 
 LOGGED_WAIT_SECONDS = 5.0
@@ -76,7 +76,7 @@ class Governor:
         self._in_flight = 0
         self._gate = NEVER
         self._budget = Pace(limit.rate, limit.burst)
-        self._learned = Pace(slack=0.001)  # a sleep that overshoots a little must not lower the rate
+        self._learned = Pace(late=LATE_SECONDS)
         self._announced: float | None = None
         self._quota = Quota()
         self._probe = Probe()

@@ -10,26 +10,31 @@ from collections import deque
 NEVER = float("-inf")
 
 
+LATE_SECONDS = 0.005
+"""What sleeping too long may cost a request; the next one makes up for it, so that the rate is kept."""
+
+
 class Pace:
     """A token bucket as the generic cell rate algorithm (ITU-T I.371).
 
-    `rate` is in requests a second, None for no limit; `slack` is the lateness in seconds that later requests make up.
+    `rate` is in requests a second, None for no limit; `late` is the lateness in seconds that the next request makes up.
     """
 
-    def __init__(self, rate: float | None = None, burst: int = 1, *, slack: float = 0.0) -> None:
+    def __init__(self, rate: float | None = None, burst: int = 1, *, late: float = 0.0) -> None:
         self.rate = rate
         self._burst = burst
-        self._slack = slack
+        self._late = late
         self._full_at = NEVER
 
     def ready_at(self) -> float:
         """The time from which a request may be sent."""
-        return self._full_at - (self._burst - 1) / self.rate - self._slack if self.rate else NEVER
+        return self._full_at - (self._burst - 1) / self.rate if self.rate else NEVER
 
     def take(self, now: float) -> None:
         """A request is sent now."""
         if self.rate:
-            self._full_at = max(self._full_at, now) + 1 / self.rate
+            is_just_late = now - self.ready_at() <= self._late
+            self._full_at = (self._full_at if is_just_late else max(self._full_at, now)) + 1 / self.rate
 
 
 class Quota:
@@ -46,7 +51,7 @@ class Quota:
     def __init__(self) -> None:
         self._left: float | None = None
         self._reset_at = NEVER
-        self._pace = Pace(slack=0.001)
+        self._pace = Pace(late=LATE_SECONDS)
         self._full = 0
         self._refill = 0.0
         self._answers = 0
