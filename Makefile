@@ -41,9 +41,11 @@ format: $(VENV)/.dev ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measure tap and target against the limit of this machine
+bench: $(VENV)/.dev ## measure tap, target and governor against the limit of this machine
 	$(BIN)/python benchmarks/tap.py
 	$(BIN)/python benchmarks/target.py
+	$(BIN)/python benchmarks/governor.py
+	$(BIN)/python benchmarks/herd.py
 
 .PHONY: docs
 docs: $(VENV)/.dev ## write the settings tables of README.md and meltano.yml anew from the code

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.orders import calm_shop, expected, landed, orders_pipe
 from tests.e2e.support import Kill, Warehouse
 
-ROWS, PAGE, BATCH = 30_000, 500, 3_000
+ROWS, PAGE, BATCH = 15_000, 250, 1_500
 
 
 @pytest.mark.parametrize("seed", range(20))
