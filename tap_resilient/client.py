@@ -232,7 +232,7 @@ class Client:
         try:
             body = read_body(answer.raw, max_bytes=limit, deadline=deadline, clock=self._clock)
         except BadAnswerError as error:
-            return error
+            return error.with_traceback(None)  # whose frames would keep the body in memory
         except urllib3.exceptions.ReadTimeoutError:
             return BadAnswerError(f"the answer stopped for longer than timeout.read ({self._config.timeout.read:g} s)")
         except (urllib3.exceptions.HTTPError, OSError):
