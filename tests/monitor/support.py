@@ -98,7 +98,14 @@ def receiving() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             receiver.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             status = receiver.statuses.pop(0) if len(receiver.statuses) > 1 else receiver.statuses[0]
+            self.answer(status)
+
+        def do_GET(self) -> None:
+            self.answer(200)
+
+        def answer(self, status: int) -> None:
             self.send_response(status)
+            self.send_header("Location", "/elsewhere")
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -23,6 +23,10 @@ def test_freshness_is_the_age_of_the_newest_row(hours: float, state: str) -> Non
     assert freshness.evaluate(NOW - hours * HOUR, NOW, DAY, 2 * DAY).state == state
 
 
+def test_a_row_from_a_clock_that_goes_ahead_is_0s_old() -> None:
+    assert freshness.evaluate(NOW + timedelta(minutes=2), NOW, None, DAY).value == "0s"
+
+
 def test_freshness_of_an_empty_table_fails() -> None:
     assert freshness.evaluate(None, NOW, None, DAY).state == "fail"
 

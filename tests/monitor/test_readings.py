@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,14 @@ def test_a_missing_duckdb_file_is_unavailable_and_not_made(tmp_path: Path) -> No
     with pytest.raises(UnavailableError, match="does not exist"):
         database.fetch("SELECT 1")
     assert not path.exists()
+
+
+def test_a_file_that_a_load_holds_is_waited_for(warehouse: Warehouse) -> None:
+    hold = "import duckdb, sys, time; c = duckdb.connect(sys.argv[1]); print('held', flush=True); time.sleep(0.5)"
+    command = [sys.executable, "-c", hold, warehouse.destination.path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UnavailableError, match="locked"):
+            Database(warehouse.destination, patience=0).fetch("SELECT 1")
+        assert Database(warehouse.destination).fetch("SELECT 1") == [(1,)]
