@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -253,11 +252,6 @@ class Evidence:
         return None
 
 
-def worst(verdicts: list[Verdict]) -> Verdict:
-    """The worst of the verdicts; of none, `complete`."""
-    return max(verdicts, key=SEVERITY.index, default="complete")
-
-
 def _shift(keys: list[Hashable], places: Mapping[Hashable, int], at: int) -> int | None:
     return next((place + at - places[key] for place, key in enumerate(keys) if key in places), None)
 
@@ -270,5 +264,5 @@ def _count(found: Any) -> int | None:
 
 def _fingerprint(rows: list[Row]) -> bytes:
     """First, middle and last row stand for the page: pages of distinct rows never share all three."""
-    sample = [len(rows), rows[0], rows[math.floor(len(rows) / 2)], rows[-1]]
+    sample = [len(rows), rows[0], rows[len(rows) // 2], rows[-1]]
     return _encoder.encode(sample)

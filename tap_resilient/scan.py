@@ -10,7 +10,7 @@ from resilient_core.errors import UnavailableError
 from resilient_core.secrets import Resolver
 from tap_resilient.client import ActionRequested, Client, Request, RequestRefusedError, Response
 from tap_resilient.completeness import Evidence, Page, Verdict, by_keys
-from tap_resilient.paginators import Position
+from tap_resilient.paging import Position
 from tap_resilient.selector import Row
 from tap_resilient.source import StreamSpec
 from tap_resilient.templates import Scope, render, render_path

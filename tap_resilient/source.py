@@ -22,7 +22,8 @@ from tap_resilient.completeness import Announcements
 from tap_resilient.deletes import SoftDeletes
 from tap_resilient.fields import FieldSpec
 from tap_resilient.handlers import ErrorHandler, parse_handlers
-from tap_resilient.paginators import Paginator, Single, parse_paginator
+from tap_resilient.paginators import Single, parse_paginator
+from tap_resilient.paging import Paginator
 from tap_resilient.paths import Path
 from tap_resilient.selector import RecordsSelector
 from tap_resilient.templates import substitute_config, template_faults

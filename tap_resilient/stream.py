@@ -80,6 +80,12 @@ class ResilientStream(Stream):
             stream.outcome.raise_if_incomplete()
         yield from ()
 
+    def run(self) -> None:
+        """Read the stream and its children (the SDK's own `sync` calls every failure unhandled)."""
+        self._write_schema_message()
+        for _ in self._sync_records():
+            pass
+
     def read(self, scope: Scope, context: Mapping[str, Any]) -> None:
         """Read one partition, or the children of one parent record, from its bookmark on.
 

@@ -92,7 +92,7 @@ class ResilientTap(Tap):
 
     def _sync_one(self, stream: ResilientStream) -> None:
         try:
-            stream.sync()
+            stream.run()
         except ABORTING:
             raise
         except ResilientError as error:
