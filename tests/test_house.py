@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from monitor_resilient.config import load_config
+from resilient_core.settings import Setting, check_config
+from tap_resilient.source import load_source
+from tap_resilient.tap import SETTINGS as TAP_SETTINGS
+from target_resilient.config import SETTINGS as TARGET_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("resilient_core", "tap_resilient", "target_resilient", "monitor_resilient")
@@ -123,3 +130,32 @@ def test_the_settings_tables_say_what_the_code_says() -> None:
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"),
+    [("tap-resilient", TAP_SETTINGS), ("target-resilient", TARGET_SETTINGS)],
+    ids=["tap", "target"],
+)
+def test_about_says_the_declared_settings(command: str, settings: Sequence[Setting]) -> None:
+    path = Path(sys.executable).parent / command
+    said = subprocess.run([path, "--about", "--format", "json"], capture_output=True, text=True, check=True)
+    properties = json.loads(said.stdout)["settings"]["properties"]
+    assert {s.name: s.description for s in settings} == {n: p["description"] for n, p in properties.items()}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sample_config/sources").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_sample_sources_have_no_fault(path: Path) -> None:
+    variables = {"base_url": "http://127.0.0.1:8765", "repository": "meltano/sdk"}
+    assert load_source({"source": str(path), "config": variables}).streams
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("tap", TAP_SETTINGS), ("target", TARGET_SETTINGS)], ids=["tap", "target"]
+)
+def test_the_sample_configs_have_no_fault(name: str, settings: Sequence[Setting]) -> None:
+    assert check_config(settings, json.loads((ROOT / f"sample_config/{name}.json").read_text())) == []
+
+
+def test_the_sample_monitor_config_has_no_fault() -> None:
+    assert load_config(str(ROOT / "sample_config/monitor.yaml")).checks
