@@ -24,6 +24,7 @@ from monitor_resilient.listings import quarantined
 from monitor_resilient.readings import Readings
 from monitor_resilient.report import write_report
 from monitor_resilient.watch import Watch, Watched
+from monitor_resilient.words import count
 from resilient_core.errors import UsageError, exit_meaning
 from resilient_core.redaction import redactor
 from resilient_core.secrets import Resolver
@@ -110,8 +111,9 @@ class Tour:
         before, started = Counter(self.api.log), time.monotonic()
         ran = self.pipe.run()
         answers, seconds = Counter(self.api.log) - before, time.monotonic() - started
-        _told(f"{self._count():,} orders in {seconds:.1f} s: {answers['ok']} pages, {answers['429']} requests refused"
-              f" (429), {answers['500'] + answers['cut']} failed and asked for again", ran)  # fmt: skip
+        refused, failed = count(answers["429"], "request"), answers["500"] + answers["cut"]
+        _told(f"{self._count():,} orders in {seconds:.1f} s: {answers['ok']} pages, {refused} refused (429),"
+              f" {failed} failed and asked for again", ran)  # fmt: skip
         _said("Then it answers: come back in two hours.")
         self.api.faults = Faults(0, 0, limit)
         _told("", self._with_trick("closed"))
