@@ -10,7 +10,7 @@ from collections import deque
 NEVER = float("-inf")
 
 
-LATE_SECONDS = 0.005
+LATE_SECONDS = 0.02
 """What sleeping too long may cost a request; the next one makes up for it, so that the rate is kept."""
 
 
@@ -98,10 +98,12 @@ class Probe:
     second until the next refusal, and from there on measures: at a refusal the server's bucket is empty, so what it
     accepted since is what it refilled. That is a lower bound of the limit, hence the slow growth that follows: cubic
     as in CUBIC (RFC 9438), but up from the measured rate; there is no multiplicative decrease, which saws too deep.
+    What was measured over a short time is less certain, and grows faster.
     """
 
-    GROWTH_SECONDS = 80.0
-    GROWTH_REQUESTS = 500
+    GROWTH_SECONDS = (30.0, 80.0)  # until the rate has doubled, at least and at most
+    GROWTH_REQUESTS = (200, 500)
+    CERTAINTY = 4  # the growth takes so many times as long as the measure did
     LARGEST_CUT = 0.5
     MEASURABLE = 5
     SHORT_SECONDS = 0.25
@@ -114,6 +116,7 @@ class Probe:
         self._resumed = NEVER
         self._accepted = 0
         self._samples: deque[tuple[float, int]] = deque(maxlen=self.SAMPLES)
+        self._growth: tuple[float, float] = (self.GROWTH_SECONDS[1], self.GROWTH_REQUESTS[1])
         self._burst: tuple[int, float] | None = None  # accepted until the first refusal, and in how many seconds
 
     def take(self, now: float) -> None:
@@ -130,7 +133,7 @@ class Probe:
         if self._plateau is None:
             self.rate *= min(2 ** (1 / self.rate), 1.25)
         else:
-            seconds, requests = (now - self._resumed) / self.GROWTH_SECONDS, self._accepted / self.GROWTH_REQUESTS
+            seconds, requests = (now - self._resumed) / self._growth[0], self._accepted / self._growth[1]
             self.rate = self._plateau * (1 + max(0.0, min(seconds, requests)) ** 3)
 
     def refused(self, now: float, sent_at: float, wait: float) -> bool:
@@ -159,6 +162,10 @@ class Probe:
         refill = max(self._accepted / elapsed, self._refill_beyond_burst(now, elapsed))
         at_most = self.rate or refill
         self._plateau = min(max(refill, self.LARGEST_CUT * at_most), at_most)
+        self._growth = (
+            _within(self.GROWTH_SECONDS, self.CERTAINTY * elapsed),
+            _within(self.GROWTH_REQUESTS, self.CERTAINTY * self._accepted),
+        )
         return self._plateau
 
     def _refill_beyond_burst(self, now: float, elapsed: float) -> float:
@@ -167,3 +174,7 @@ class Probe:
         burst = accepted - self._accepted / elapsed * seconds
         stretches = ((self._accepted - count + 1 - burst, now - at) for at, count in self._samples)
         return max((surplus / seconds for surplus, seconds in stretches if seconds > self.SHORT_SECONDS), default=0.0)
+
+
+def _within(limits: tuple[float, float], value: float) -> float:
+    return min(max(value, limits[0]), limits[1])
