@@ -13,6 +13,7 @@ from typing import Any
 from resilient_core.errors import Fault
 from resilient_core.settings import Setting
 from tap_resilient.blocks import read_block
+from tap_resilient.instants import parse_iso
 from tap_resilient.paths import MISSING, Path
 from tap_resilient.selector import Row, json_type, parse_path
 
@@ -70,7 +71,7 @@ def _boolean(value: Any) -> Any:
 
 
 def _datetime(value: Any) -> Any:
-    return value if isinstance(value, str) and _parses(datetime.datetime.fromisoformat, value) else MISSING
+    return value if isinstance(value, str) and _parses(parse_iso, value) else MISSING
 
 
 def _date(value: Any) -> Any:
@@ -174,7 +175,7 @@ def _is_number(value: Any) -> bool:
 
 def _parses(parse: Callable[[str], Any], text: str) -> bool:
     try:
-        parse(text.replace("Z", "+00:00"))
+        parse(text)
     except ValueError:
         return False
     return True

@@ -80,13 +80,13 @@ class DateTime:
         if not isinstance(raw, str):
             raise TypeError("not a string")
         if self.format == "iso8601":
-            return _aware(_iso(raw))
+            return _aware(parse_iso(raw))
         return _aware(datetime.datetime.strptime(raw, self.format))
 
     def load(self, stored: Any) -> datetime.datetime:
         """The instant of an ISO 8601 string, or in the API's own format."""
         try:
-            return _aware(_iso(stored)) if isinstance(stored, str) else self.read(stored)
+            return _aware(parse_iso(stored)) if isinstance(stored, str) else self.read(stored)
         except ValueError:
             return self.read(stored)
 
@@ -185,8 +185,11 @@ class Text:
         raise ValueError("strings have no distance")
 
 
-def _iso(text: str) -> datetime.datetime:
-    """Sub-microseconds are cut off, not rounded: a bookmark may never pass its row."""
+def parse_iso(text: str) -> datetime.datetime:
+    """The date-time in `text`, with or without a zone. Raises ValueError.
+
+    Sub-microseconds are cut off, not rounded: a bookmark may never pass its row.
+    """
     short = _SUB_MICROSECONDS.sub(r"\1", text)
     try:
         return msgspec.convert(short, datetime.datetime)

@@ -13,7 +13,6 @@ from tap_resilient.client import ClientStats
 from tap_resilient.completeness import SEVERITY, Verdict
 from tap_resilient.fields import QualityLog
 
-EXTRACTION_LOG = "extraction_log"
 EXTRACTION_LOG_KEYS = ("run_id", "stream")
 EXTRACTION_LOG_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -29,6 +29,7 @@ from tap_resilient.selector import RecordsSelector
 from tap_resilient.templates import substitute_config, template_faults
 from tap_resilient.watermark import Incremental
 
+EXTRACTION_LOG = "extraction_log"
 DECODERS = ("json", "jsonl", "csv", "xml")
 
 SOURCE_SETTINGS = (
@@ -201,6 +202,8 @@ class _Reader:
         self._start_date = block["start_date"]
         client = self._take(ClientConfig.parse, block["client"] or {}, "client") if block["client"] else None
         streams = self._streams(block["streams"] or [], block["defaults"])
+        if block["extraction_log"] and any(stream.name == EXTRACTION_LOG for stream in streams):
+            self._fault("extraction_log", "cannot be true beside a stream of that name")
         fingerprint = _fingerprint(client, block["streams"])
         spec = SourceSpec(client or ClientConfig(""), streams, block["extraction_log"], fingerprint)
         return spec, self._faults

@@ -24,7 +24,7 @@ from tap_resilient.bookmarks import Bookmarks
 from tap_resilient.client import ActionRequested
 from tap_resilient.deletes import DELETED_AT, DELETED_AT_SCHEMA
 from tap_resilient.drift import FieldWatch
-from tap_resilient.fields import Shield
+from tap_resilient.fields import QualityEvent, Shield
 from tap_resilient.infer import InferredSchema
 from tap_resilient.keeper import Keeper
 from tap_resilient.outcome import Outcome, snapshot
@@ -100,6 +100,16 @@ class ResilientStream(Stream):
                 self._read_window(pending, scope, mark, context)
         finally:
             self.outcome.spent(before, snapshot(self._run.client.stats))
+            if mark:
+                self._tell_of(mark)
+
+    def _tell_of(self, mark: Watermark) -> None:
+        """Say what keeps the bookmark back: values that are none, rows that are not sorted as configured."""
+        key = self.replication_key
+        if mark.unreadable:
+            self.outcome.quality.counts[QualityEvent(f"/{key}", "replication value", "other")] += mark.unreadable
+        if mark.out_of_order:
+            self.logger.warning(facts("rows are not sorted as row_order says", stream=self.name, replication_key=key))
 
     def _read_window(
         self, pending: deque[Window], scope: Scope, mark: Watermark | None, context: Mapping[str, Any]
@@ -177,6 +187,8 @@ class ResilientStream(Stream):
     def _conclude(self, scan: Scan, mark: Watermark | None, context: Mapping[str, Any]) -> None:
         verdict, reason = scan.verdict()
         self.outcome.judge(verdict, reason)
+        if scan.seen.overlaps:
+            self.logger.warning(facts("rows moved between pages", stream=self.name, repeated=scan.seen.overlaps))
         if not (self._keeper and mark):
             return
         trusted = scan.drained and not self._children_failed

@@ -23,8 +23,8 @@ from resilient_core.settings import Setting, check_config, config_jsonschema, un
 from resilient_core.telemetry import Progress, facts
 from tap_resilient.client import Client
 from tap_resilient.messages import Messages
-from tap_resilient.outcome import EXTRACTION_LOG, EXTRACTION_LOG_KEYS, EXTRACTION_LOG_SCHEMA
-from tap_resilient.source import SOURCE_SETTINGS, SourceSpec, StreamSpec, load_source
+from tap_resilient.outcome import EXTRACTION_LOG_KEYS, EXTRACTION_LOG_SCHEMA
+from tap_resilient.source import EXTRACTION_LOG, SOURCE_SETTINGS, SourceSpec, StreamSpec, load_source
 from tap_resilient.state import StateKeeper, checked_state
 from tap_resilient.stream import ABORTING, ResilientStream, stream_class
 

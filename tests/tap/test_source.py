@@ -195,6 +195,11 @@ def test_the_fingerprint_follows_the_streams_and_not_the_credentials():
     assert fingerprint("one-token", "/a") == fingerprint("other-token", "/a") != fingerprint("one-token", "/b")
 
 
+def test_the_extraction_log_must_not_hide_a_stream_of_that_name():
+    config = {"client": CLIENT, "streams": [{**ORDERS, "name": "extraction_log"}], "extraction_log": True}
+    assert "stream of that name" in faults(config)["extraction_log"]
+
+
 def test_objects_merge_deeply_and_anything_else_is_replaced():
     assert deep_merge({"a": {"b": 1, "c": [1]}, "d": 1}, {"a": {"c": [2]}, "d": {"e": 1}}) == {
         "a": {"b": 1, "c": [2]},

@@ -126,6 +126,16 @@ def test_a_bookmark_of_another_type_is_a_clear_error():
     assert "reset the state" in str(run.error)
 
 
+def test_rows_out_of_order_and_values_that_are_none_are_told(caplog):
+    data = [{"id": 1, "at": "2024-01-02T00:00:00Z"}, {"id": 2, "at": "2024-01-01T00:00:00Z"}, {"id": 3, "at": "soon"}]
+    stream = {**PLAIN, "incremental": {**SINCE, "row_order": "asc"}}
+    with serving(lambda asked: Answer(data)) as api, caplog.at_level("WARNING"):
+        run = run_tap(config_for(api.url, stream))
+    assert run.bookmark("rows") == "2024-01-02T00:00:00Z"
+    assert "rows are not sorted as row_order says stream=rows replication_key=at" in caplog.text
+    assert 'data quality pointer=/at expected="replication value" seen=other count=1' in caplog.text
+
+
 # Partitions and parents
 
 
