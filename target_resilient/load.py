@@ -215,6 +215,9 @@ class Load:
     def _on_activate_version(self, control: Control) -> None:
         name, version = control.message.stream, control.message.version
         assert version is not None  # noqa: S101 the reader refuses the message without it
+        if name not in self._planner.names:
+            logger.warning(facts("ACTIVATE_VERSION before the SCHEMA of its stream is ignored", stream=name))
+            return
         self._planner.refresh(self._planner.stream(name, lambda: control.line))
         self._activations.setdefault(name, Activation()).activate(version)
 

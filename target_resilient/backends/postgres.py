@@ -7,7 +7,7 @@ import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
@@ -29,6 +29,7 @@ from target_resilient.meta import meta_ddl
 from target_resilient.sql import Name, Sql, columns, join, sql
 
 LOCK_TIMEOUT = "10s"  # DDL waits this long for readers and writers of a table, then the epoch is tried again
+LEASE_TIMEOUT = "1s"
 CONNECTION_OPTIONS = {
     "connect_timeout": 10,  # seconds
     "application_name": "target-resilient",
@@ -179,8 +180,7 @@ class PostgresBackend:
         connection = self._open(autocommit=True)
         try:
             with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_try_advisory_lock(%s)", [_lock_key(f"{self.meta_schema}/{pipeline}")])
-                if not cursor.fetchone()[0] and not takeover:
+                if not _lock_for_session(cursor, f"{self.meta_schema}/{pipeline}") and not takeover:
                     raise StoppedError(
                         f"another load of pipeline '{pipeline}' is at work; wait for it, give this load its own"
                         " `pipeline`, or end a hung one with --takeover"
@@ -237,8 +237,20 @@ class PostgresLease:
         self.fence = fence
 
     def release(self) -> None:
-        """Close the connection that holds the lock."""
+        """Give the lock back and close its connection."""
+        with suppress(psycopg2.Error), self._connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock_all()")
         self._connection.close()
+
+
+def _lock_for_session(cursor: Any, resource: str) -> bool:
+    """Take the lock; False when somebody keeps it longer than the server takes to notice that a client died."""
+    try:
+        cursor.execute("SET lock_timeout = %s", [LEASE_TIMEOUT])
+        cursor.execute("SELECT pg_advisory_lock(%s)", [_lock_key(resource)])
+    except psycopg2.errors.LockNotAvailable:
+        return False
+    return True
 
 
 class PostgresSession:

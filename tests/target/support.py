@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,7 +35,8 @@ def load(destination: str, data: bytes | Iterable[Any], **config: Any) -> Outcom
     settings = {"destination": destination, **SETTINGS, **config}
     assert config_faults(settings) == []
     options = parse_options(settings, takeover=False, dry_run=False)
-    mapping = Mapping(settings, None) if {"stream_maps", "flattening_enabled"} & set(settings) else None  # type: ignore[arg-type]
+    maps = {"stream_maps", "flattening_enabled"} & set(settings)
+    mapping = Mapping(settings, logging.getLogger("test")) if maps else None
     outcome = Outcome()
     opened = backend(destination, meta_schema=settings.get("meta_schema", "_resilient"))
     running = Load(options, opened, lambda state: outcome.states.append(json.loads(state)), mapping)
@@ -76,7 +78,9 @@ def raw_record(text: str | bytes, stream: str = "s") -> bytes:
     return b'{"type":"RECORD","stream":' + json.dumps(stream).encode() + b',"record":' + body + b"}\n"
 
 
-def rows(destination: str, table: str | tuple[str, ...], *names: str, order: str | None = None) -> list[tuple[Any, ...]]:
+def rows(
+    destination: str, table: str | tuple[str, ...], *names: str, order: str | None = None
+) -> list[tuple[Any, ...]]:
     """The rows of a table: the named columns, or all that are not ours; sorted."""
     with_name = (table,) if isinstance(table, str) else table
     opened = backend(destination)
