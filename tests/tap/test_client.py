@@ -162,6 +162,15 @@ def test_a_bad_success_is_a_failed_request_that_is_retried(client_for, fault, me
         client_for(server.url, retry={"max_attempts": 2}).send(lambda: GET)
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_cut_body_is_noticed_even_where_what_arrived_can_be_decoded(client_for, chunked):
+    rows = b'{"a": 1}\n' * 10
+    with faulty([Reply(rows, cut=True, chunked=chunked), Reply(rows, chunked=chunked)]) as server:
+        body = client_for(server.url).send(lambda: Request("GET", "/x", decoder="jsonl")).body
+        assert len(body) == 10
+        assert len(server.seen) == 2
+
+
 def test_a_reset_connection_is_retried(client_for):
     with faulty([Reply(reset=True), Reply({"a": 1})]) as server:
         assert client_for(server.url).send(lambda: GET).body == {"a": 1}
@@ -321,6 +330,16 @@ def test_allowed_hosts_are_asked_without_any_credentials(client_for):
         assert "tok-" in str(home.seen[0])
         assert "tok-" not in str(away.seen[0])
         assert away.seen[0].params == {"sig": "1"}
+
+
+def test_a_key_that_the_server_echoes_in_links_goes_neither_into_responses_nor_to_other_hosts(client_for):
+    auth = {"type": "api_key", "param": "key", "value": "tok-67890"}
+    with faulty([Reply([1])]) as away, faulty([Reply([1])]) as home:
+        client = client_for(home.url, allowed_hosts=["127.0.0.1"], auth=auth)
+        assert client.send(lambda: Request("GET", f"{home.url}/x?key=tok-67890&page=2")).url == f"{home.url}/x?page=2"
+        client.send(lambda: Request("GET", f"{away.url}/x?key=tok-67890&page=2"))
+        assert home.seen[0].params == {"key": "tok-67890", "page": "2"}
+        assert away.seen[0].params == {"page": "2"}
 
 
 def test_endless_redirects_end(client_for):
