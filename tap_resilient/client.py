@@ -173,10 +173,8 @@ class Client:
         if failure.verdict is Verdict.RETRY and not _is_repeatable(request):
             raise failure.error
         if answer and failure.server_wait and failure.verdict is not Verdict.FATAL:
-            answer.governor.pause(
-                failure.server_wait
-            )  # first, because a wait that ends the run ends it for all threads
-        wait = attempts.wait_after(failure)
+            answer.governor.pause(failure.server_wait)
+        wait = attempts.wait_after(failure)  # after the pause: a wait that ends this request ends all others, too
         if failure.verdict is Verdict.REFRESH_AUTH and not self._renewed(credentials):
             raise failure.error
         if answer and limited:
