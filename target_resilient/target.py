@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 from collections import Counter
@@ -26,12 +25,6 @@ from target_resilient.destination import parse_destination
 from target_resilient.load import Load
 from target_resilient.mapping import Mapping
 from target_resilient.reader import read_events
-
-GC_THRESHOLDS = (
-    200_000,
-    20,
-    100,
-)  # a frame makes thousands of dicts without a cycle; collecting took a fifth of the time
 
 
 class TargetResilient(Target):
@@ -166,6 +159,4 @@ def _acknowledge(state: bytes) -> None:
 
 def main() -> None:
     """Entry point of the command `target-resilient`."""
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     run_command(TargetResilient.name, TargetResilient.get_singer_command())
