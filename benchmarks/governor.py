@@ -194,7 +194,7 @@ def measure(name: str, limit: Limit, send: Callable[[str], None]) -> str:
     server.terminate()
     seconds, accepted, refused = counts["seconds"], counts["accepted"], counts["refused"]
     share = refused / max(accepted + refused, 1)
-    done = "" if accepted == REQUESTS else f"  gave up after {accepted} requests"
+    done = "" if accepted == REQUESTS else f"  only {accepted} requests done"
     ratio = f"{seconds / limit.ideal_seconds():6.3f}" if not done else "     –"
     return f"{name:34} {seconds:7.1f} s {ratio}  {refused:5} {share:7.2%}{done}"
 
