@@ -48,7 +48,7 @@ class Contract:
     @property
     def meta(self) -> dict[str, Any]:
         """The `x-contract` object; empty for a foreign schema."""
-        return cast("dict[str, Any]", self.schema.get("x-contract") or {})
+        return cast("dict[str, Any]", self.schema["x-contract"]) if self.declared else {}
 
 
 def make_contract(schema: dict[str, Any]) -> Contract:
@@ -101,6 +101,8 @@ def contract_faults(where: str, schema: Any) -> list[Fault]:
 
 def schema_faults(where: str, schema: dict[str, Any]) -> list[Fault]:
     """Faults of a JSON Schema against its own meta-schema (draft 7 unless `$schema` says otherwise)."""
+    if not isinstance(schema.get("$schema", ""), str):
+        return [Fault(f"{where}: $.$schema", "must be a string")]
     validator_class = jsonschema.validators.validator_for(schema, default=jsonschema.Draft7Validator)
     validator = validator_class(validator_class.META_SCHEMA)
     return [

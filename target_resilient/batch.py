@@ -101,7 +101,7 @@ class StreamBatch:
         if self.policies.on_new_column == "freeze":
             known = self.plan.known
             for row, record in enumerate(records):
-                for name in record.keys() - known:
+                for name in (name for name in record.keys() - known if not name.startswith("_sdc_")):
                     bad.setdefault(row, []).append(violation(pointer([name]), "new column", None, record[name]))
         return bad
 

@@ -132,7 +132,7 @@ def order_values(column: Column, values: Values, fields: Sequence[str]) -> list[
 
 
 def _flatten(schema: dict[str, Any]) -> tuple[set[str], set[str], list[float]]:
-    """All types, string formats and bounds of a schema and its anyOf/oneOf branches; no types where a branch has none."""
+    """Types, string formats and bounds of a schema and its anyOf/oneOf branches; no types where a branch has none."""
     raw = schema.get("type")
     types = {raw} if isinstance(raw, str) else set(raw or ())
     formats = {schema["format"]} if isinstance(schema.get("format"), str) else set()
@@ -154,8 +154,10 @@ def _number_column(column: Column, schema: Any) -> Column:
     multiple = schema.get("multipleOf") if isinstance(schema, dict) else None
     if multiple is None:
         return replace(column, kind="double")
-    exponent = Decimal(str(multiple)).normalize().as_tuple().exponent
-    return replace(column, kind="numeric", scale=max(0, -exponent) if isinstance(exponent, int) else NUMERIC_SCALE)
+    _, _, exponent = Decimal(str(multiple)).normalize().as_tuple()
+    if not isinstance(exponent, int) or -exponent >= NUMERIC_DIGITS:
+        return replace(column, kind="double")
+    return replace(column, kind="numeric", scale=max(0, -exponent))
 
 
 def _string_kind(formats: set[str], declared: bool) -> str:

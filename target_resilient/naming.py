@@ -26,14 +26,18 @@ def legal_name(name: str) -> str:
 def unique_names(names: Iterable[str], known: Mapping[str, str], *, lower: bool = False) -> dict[str, str]:
     """Original → legal name, unique without regard to case (DuckDB folds it).
 
-    `known` holds the names given earlier (original as `storable` → legal): they stay as they are.
+    `known` holds the names given earlier (original as `storable` → legal): they stay as they are. A column of an
+    existing table that keeps its own name is taken for the name that folds or sanitises to it, where no other has it.
     """
+    wanted = list(names)
     given: dict[str, str] = {}
     taken = {legal.casefold() for legal in known.values()}
-    for name in names:
+    free = {legal for name, legal in known.items() if name == legal and not legal.startswith("_sdc_")} - set(wanted)
+    for name in wanted:
         legal = known.get(storable(name)) or legal_name(name.lower() if lower else name)
-        if storable(name) not in known and legal.casefold() in taken:
+        if storable(name) not in known and legal.casefold() in taken and legal not in free:
             legal = _with_hash(legal, name)
+        free.discard(legal)
         given[name] = legal
         taken.add(legal.casefold())
     return given

@@ -10,10 +10,11 @@ from resilient_core.contract import Contract
 from resilient_core.errors import ConfigError, Fault
 from target_resilient.backends import Backend, TableFacts
 from target_resilient.columns import Column, column_for
-from target_resilient.naming import unique_names
+from target_resilient.naming import storable, unique_names
 from target_resilient.options import TableOptions
 from target_resilient.sql import Name, Sql, columns, join, sql
 
+MAX_COLUMNS = 1600  # PostgreSQL's MaxHeapAttributeNumber
 ROW_HASH = "_sdc_row_hash"
 DELETED_AT = "_sdc_deleted_at"
 VERSION = Column("_sdc_table_version", "_sdc_table_version", "bigint")
@@ -115,9 +116,8 @@ def wanted_columns(spec: StreamSpec, extra: Sequence[Column], options: TableOpti
         column_for(key, key, schema, declared=spec.contract.declared, naive=options.naive_datetimes)
         for key, schema in spec.contract.schema["properties"].items()
     ]
-    metadata = {column.key for column in METADATA} if options.metadata else set()
-    named = {column.key for column in found} | metadata
-    return [c for c in found if c.key not in metadata] + [c for c in extra if c.key not in named]
+    named = {column.key for column in found}
+    return found + [c for c in extra if c.key not in named]
 
 
 def plan_table(
@@ -131,11 +131,13 @@ def plan_table(
 ) -> tuple[TablePlan, list[SchemaChange]]:
     """The plan for a stream's table and the DDL that is still needed. Raises ConfigError when the key cannot work."""
     facts = backend.describe(table)
-    wanted = wanted_columns(spec, extra, options)
-    names = unique_names([c.key for c in wanted], _known_names(backend, table, facts), lower=options.lower_names)
+    row_hash = not spec.key_properties and options.keyless == "set" and not options.append_only
+    ours = _our_names(options, row_hash=row_hash, versioned=versioned)
+    wanted = [c for c in wanted_columns(spec, extra, options) if c.key not in ours]
+    known = _known_names(backend, table, facts) | {name: name for name in ours}
+    names = unique_names([c.key for c in wanted], known, lower=options.lower_names)
     found = [_as_database_has_it(replace(column, name=names[column.key]), facts) for column in wanted]
     by_key = {column.key: column for column in found}
-    row_hash = not spec.key_properties and options.keyless == "set" and not options.append_only
     key = (ROW_HASH,) if row_hash else tuple(by_key[k].name for k in spec.key_properties if k in by_key)
     if options.append_only:
         key = ()
@@ -154,10 +156,18 @@ def plan_table(
         inserted_marker=None if facts and facts.partitioned else backend.inserted_marker,
         clears_deleted=DELETED_AT not in by_key and (soft or bool(facts and DELETED_AT in facts.columns)),
     )
+    _check_width(plan, facts)
     if facts is None:
         return plan, [_create(backend, plan)]
     _check_key(plan, facts)
     return plan, _add_columns(backend, plan, facts)
+
+
+def _our_names(options: TableOptions, *, row_hash: bool, versioned: bool) -> set[str]:
+    """The columns that the loader fills itself; a field of the same name, such as another loader's, is left out."""
+    names = {column.name for column in METADATA} if options.metadata else set()
+    names |= {VERSION.name} if versioned or options.load_version is not None else set()
+    return names | ({ROW_HASH} if row_hash else set())
 
 
 def _as_database_has_it(column: Column, facts: TableFacts | None) -> Column:
@@ -183,7 +193,7 @@ def _create(backend: Backend, plan: TablePlan) -> SchemaChange:
     if plan.key:
         definitions.append(join("", [sql("PRIMARY KEY ("), columns(plan.key), sql(")")]))
     body = join("", [sql("CREATE TABLE IF NOT EXISTS {} (", plan.table), join(", ", definitions), sql(")")])
-    return SchemaChange(body, "create table", tuple((column.name, column.key) for column in plan.columns))
+    return SchemaChange(body, "create table", tuple((column.name, storable(column.key)) for column in plan.columns))
 
 
 def _all_columns(plan: TablePlan) -> list[Column]:
@@ -199,7 +209,7 @@ def _add_columns(backend: Backend, plan: TablePlan, facts: TableFacts) -> list[S
                 " ", [sql("ALTER TABLE {} ADD COLUMN IF NOT EXISTS", plan.table), _definition(backend, column, False)]
             ),
             "add column",
-            ((column.name, column.key),),
+            ((column.name, storable(column.key)),),
         )
         for column in _all_columns(plan)
         if column.name not in facts.columns
@@ -210,6 +220,19 @@ def _definition(backend: Backend, column: Column, not_null: bool) -> Sql:
     precision = f"({column.digits}, {column.scale})" if column.kind == "numeric" else ""
     suffix = " NOT NULL" if not_null else ""
     return sql(f"{{}} {backend.types[column.kind]}{precision}{suffix}", column.name)
+
+
+def _check_width(plan: TablePlan, facts: TableFacts | None) -> None:
+    """More columns than PostgreSQL has are refused on every backend, since a pipeline may move."""
+    count = len({*(facts.columns if facts else ()), *(column.name for column in _all_columns(plan))})
+    if count > MAX_COLUMNS:
+        raise ConfigError([
+            Fault(
+                f"stream '{plan.spec.stream}'",
+                f"{count} columns are more than the {MAX_COLUMNS} that a table can have; set on_new_column: ignore, or"
+                " let the tap select fewer fields or nest them",
+            )
+        ])  # fmt: skip
 
 
 def _check_key(plan: TablePlan, facts: TableFacts) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import jsonschema
 import jsonschema_rs
 
-from resilient_core.contract import Contract
-from resilient_core.errors import NotSingerError
+from resilient_core.contract import Contract, contract_faults
+from resilient_core.errors import ConfigError, NotSingerError
 
 Violation = dict[str, Any]
 """{pointer, rule, expected, actual_type, message}: what is wrong, where, never the value."""
@@ -22,16 +22,15 @@ class Validator:
     """A compiled schema. `$ref` is never fetched; formats count only in a declared contract."""
 
     def __init__(self, stream: str, contract: Contract) -> None:
-        schema = contract.schema if contract.declared else lenient(contract.schema)
-        validator_class = _DRAFTS.get(jsonschema.validators.validator_for(schema, jsonschema.Draft7Validator))
         try:
-            self._validator = (validator_class or jsonschema_rs.Draft7Validator)(
-                schema, validate_formats=contract.declared, offline=True
-            )
-        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-            where = "/".join(map(str, getattr(error, "instance_path", [])))
+            if faults := contract_faults(f"SCHEMA of stream '{stream}'", contract.schema) if contract.declared else []:
+                raise ConfigError(faults)
+            schema = contract.schema if contract.declared else lenient(contract.schema)
+            self._validator = _draft(schema)(schema, validate_formats=contract.declared, offline=True)
+        except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError, RecursionError) as error:
+            where = pointer(getattr(error, "instance_path", ()))
             raise NotSingerError(
-                f"SCHEMA of stream '{stream}' is no valid JSON Schema at /{where}; mend the tap's schema or contract"
+                f"SCHEMA of stream '{stream}' is no valid JSON Schema at '{where}'; mend the tap's schema or contract"
             ) from None
 
     def check(self, records: Sequence[Any]) -> dict[int, list[Violation]]:
@@ -121,8 +120,18 @@ def _some_json(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     types = schema.get("type")
-    found = {types} if isinstance(types, str) else set(types if isinstance(types, list) else ())
-    return {k: v for k, v in schema.items() if k != "type"} if found & {"object", "array"} else schema
+    found = types if isinstance(types, list) else [types]
+    return {k: v for k, v in schema.items() if k != "type"} if "object" in found or "array" in found else schema
+
+
+def _draft(schema: Any) -> Any:
+    """The validator class that `$schema` names, else draft 7."""
+    named = schema.get("$schema") if isinstance(schema, dict) else None
+    if not isinstance(named, str):
+        return jsonschema_rs.Draft7Validator
+    return _DRAFTS.get(
+        jsonschema.validators.validator_for(schema, jsonschema.Draft7Validator), jsonschema_rs.Draft7Validator
+    )
 
 
 def _expected(validator: Any, error: Any) -> Any:

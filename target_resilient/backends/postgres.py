@@ -263,20 +263,20 @@ class PostgresSession:
     def rows(self, statement: Sql, params: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query."""
         with self._connection.cursor() as cursor:
-            _run(cursor.execute, self._compose(statement), list(params) or None)
+            _run(cursor.execute, self._compose(statement, bool(params)), list(params) or None)
             return list(cursor.fetchall())
 
     def run(self, statement: Sql, params: Sequence[Any] = ()) -> int:
         """Execute one statement; the number of rows it affected."""
         with self._connection.cursor() as cursor:
-            _run(cursor.execute, self._compose(statement), list(params) or None)
+            _run(cursor.execute, self._compose(statement, bool(params)), list(params) or None)
             return int(cursor.rowcount)
 
     def run_many(self, statement: Sql, rows: Sequence[Sequence[Any]]) -> None:
         """Execute one INSERT for many rows; `VALUES (%s, …)` is widened to pages of rows."""
         if not rows:
             return
-        text = self._compose(statement).as_string(self._connection)
+        text = self._compose(statement, True).as_string(self._connection)
         one_row = re.search(r"VALUES (\((?:%s, )*%s\))", text)
         if one_row is None:
             raise ValueError("run_many needs one VALUES list")
@@ -305,8 +305,10 @@ class PostgresSession:
         for resource in sorted(resources):
             self.rows(Sql("SELECT pg_advisory_xact_lock(%s)"), [_lock_key(resource)])
 
-    def _compose(self, statement: Sql) -> Any:
-        return pgsql.SQL(statement.template).format(*(pgsql.Identifier(*name) for name in statement.names))
+    def _compose(self, statement: Sql, with_params: bool = False) -> Any:
+        """The statement; psycopg2 looks for placeholders in names too where there are parameters."""
+        escaped = [tuple(part.replace("%", "%%") if with_params else part for part in name) for name in statement.names]
+        return pgsql.SQL(statement.template).format(*(pgsql.Identifier(*name) for name in escaped))
 
 
 class _Body(io.BytesIO):

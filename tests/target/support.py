@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from target_resilient.backends import Backend, open_backend
@@ -105,3 +106,17 @@ def quarantined(destination: str, meta_schema: str = "_resilient") -> list[tuple
     finally:
         opened.close()
     return [(record, json.loads(errors) if isinstance(errors, str) else errors) for record, errors in found]
+
+
+def exact(value: Any) -> Decimal:
+    """A number as the decimal that its text says."""
+    return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+
+
+def plain(value: Any) -> Any:
+    """A JSON value with its numbers as exact decimals."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return exact(value) if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) else value

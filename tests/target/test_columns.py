@@ -26,7 +26,7 @@ from target_resilient.columns import (
     parse_timestamp,
 )
 from target_resilient.sql import columns, join, sql
-from tests.target.support import backend
+from tests.target.support import backend, exact, plain
 
 UTC = timezone.utc
 BIG = 2**63
@@ -112,22 +112,11 @@ instants = st.datetimes(
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**40), 10**40) | st.floats(allow_nan=False, allow_infinity=False)
     | texts.filter(lambda text: "\0" not in text),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts.filter(lambda t: "\0" not in t), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(texts.filter(lambda text: "\0" not in text), inner, max_size=3)
+    ),
     max_leaves=8,
 )  # fmt: skip
-
-
-def exact(value: Any) -> Decimal:
-    return Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-
-
-def plain(value: Any) -> Any:
-    """A JSON value with its numbers as exact decimals."""
-    if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [plain(inner) for inner in value]
-    return exact(value) if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) else value
 
 
 # kind -> (values, what the database must give back)
