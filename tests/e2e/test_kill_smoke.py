@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.orders import calm_shop, expected, landed, orders_pipe
 from tests.e2e.support import Kill, Warehouse
 
-ROWS, PAGE, BATCH = 15_000, 250, 1_500
+ROWS, PAGE, BATCH = 8_000, 250, 800
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -18,7 +18,7 @@ def test_a_load_killed_in_the_middle_and_run_again_ends_equal(tmp_path: Path, wa
     chance = random.Random(seed)
     who = chance.choice(["tap", "target", "both"])
     page = chance.randrange(1, ROWS // PAGE - 6)
-    with calm_shop(ROWS, latency_seconds=0.015) as api:
+    with calm_shop(ROWS, latency_seconds=0.02) as api:
         pipe = orders_pipe(tmp_path, api, warehouse, batch_size_rows=BATCH)
         killed = pipe.run(kill=Kill(who, lambda: api.log["ok"] >= page, then_seconds=chance.uniform(0, 0.08)))
         assert -9 in (killed.tap_code, killed.target_code), f"seed {seed}: nothing was killed"
