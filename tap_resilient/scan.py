@@ -11,9 +11,10 @@ from resilient_core.secrets import Resolver
 from tap_resilient.client import ActionRequested, Client, Request, RequestRefusedError, Response
 from tap_resilient.completeness import Evidence, Page, Verdict, by_keys
 from tap_resilient.paging import Position
+from tap_resilient.request_template import RequestTemplate
 from tap_resilient.selector import Row
 from tap_resilient.source import StreamSpec
-from tap_resilient.templates import Scope, render, render_path
+from tap_resilient.templates import Scope
 
 MAX_SKIPPED_PAGES = 100
 
@@ -22,10 +23,11 @@ _NOTHING = Response(404, {}, None, 0, "")
 
 @dataclass(frozen=True)
 class Ground:
-    """What a scan covers: the values for its templates, and the parameters of its window."""
+    """What a scan covers: the values for its templates, the parameters of its window, and a URL that the source gave."""
 
     scope: Scope
     params: Mapping[str, Any]
+    url: str | None = None
 
 
 class Scan:
@@ -37,6 +39,7 @@ class Scan:
         self._resolver = resolver
         self._ground = ground
         self._paginator = spec.paginator
+        self._template = RequestTemplate(spec.path, spec.method, spec.params, spec.headers, spec.json, spec.decoder)
         self._skipped_pages = 0
         self.stopped = False
         self.seen = Evidence(
@@ -100,21 +103,11 @@ class Scan:
         return Page(found[0] if found else [], response)
 
     def _request(self, position: Position) -> Request:
-        spec, scope = self._spec, self._ground.scope
-        headers = self._headers(scope)
+        ground = self._ground
         if position.url is not None:
-            return Request(spec.method, position.url, headers=headers, decoder=spec.decoder)
-        path = render_path(spec.path, scope)
-        params = self._resolver.resolve(render(dict(spec.params), scope))
-        moving = {**self._ground.params, **position.params}
-        if spec.json is None:
-            return Request(spec.method, path, {**params, **moving}, headers, decoder=spec.decoder)
-        body = _with_values(self._resolver.resolve(render(spec.json, scope)), moving)
-        return Request(spec.method, path, params, headers, body, spec.decoder)
-
-    def _headers(self, scope: Scope) -> dict[str, str]:
-        found = self._resolver.resolve(render(dict(self._spec.headers), scope))
-        return {name: str(value) for name, value in found.items() if value is not None}
+            return self._template.followed(ground.scope, self._resolver, position.url)
+        moving = {**ground.params, **position.params}
+        return self._template.filled(ground.scope, self._resolver, moving, url=ground.url)
 
     def _is_past_end(self, refusal: RequestRefusedError, position: Position) -> bool:
         """404 after the first page; any refusal of a request that only looks whether anything is left."""
@@ -152,16 +145,3 @@ def _raw_keys(spec: StreamSpec) -> tuple[str, ...]:
     sources = {field.name: field.source for field in spec.fields}
     paths = [sources[key].names if key in sources else (key,) for key in spec.primary_keys]
     return tuple(names[0] for names in paths if names) if all(names and len(names) == 1 for names in paths) else ()
-
-
-def _with_values(body: Any, values: Mapping[str, Any]) -> Any:
-    """`body` with `values` at their dotted names (`variables.after`)."""
-    if not isinstance(body, dict):
-        return body
-    for name, value in values.items():
-        *parents, last = name.split(".")
-        place = body
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = value
-    return body
