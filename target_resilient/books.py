@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from target_resilient.backends import Backend
+from target_resilient.backends import Backend, Session
 from target_resilient.meta import COUNTS, insert_into
 from target_resilient.sql import Name, as_text, columns, join, sql
 from target_resilient.table import SchemaChange, TablePlan
@@ -36,9 +36,10 @@ class Books:
             " WHERE pipeline = %s AND status = 'running'",
             self._table("loads"),
         )
+        again = " ON CONFLICT (load_id) DO UPDATE SET status = 'running', finished_at = NULL, reason = NULL"
         with self.backend.transaction() as session:
             session.run(died, [_now(), self.pipeline])
-            session.run(insert_into(self.backend.meta_schema, "loads", names), values)
+            session.run(insert_into(self.backend.meta_schema, "loads", names) + again, values)
 
     def end(self, status: str, code: int, reason: str) -> None:
         """Book the end."""
@@ -50,16 +51,15 @@ class Books:
         with self.backend.transaction() as session:
             session.run(update, [status, _now(), code, reason, self.load_id])
 
-    def changes(self, plan: TablePlan, changes: Iterable[SchemaChange]) -> None:
-        """Book DDL that was run, one row a column, with the names as the tap knows them."""
+    def changes(self, plan: TablePlan, changes: Iterable[SchemaChange], session: Session) -> None:
+        """Book DDL in its own transaction, one row a column, with the names as the tap knows them."""
         head, tail = [self.load_id, plan.spec.stream, plan.full_name], [plan.spec.contract.fingerprint, _now()]
         rows = [
             [*head, name, original, change.change, as_text(change.statement), *tail]
             for change in changes
             for name, original in change.names
         ]
-        with self.backend.transaction() as session:
-            session.run_many(insert_into(self.backend.meta_schema, "schema_log", _SCHEMA_LOG), rows)
+        session.run_many(insert_into(self.backend.meta_schema, "schema_log", _SCHEMA_LOG), rows)
 
     def stored_state(self) -> str | None:
         """The state that this pipeline committed last, as JSON text; None where there is none."""

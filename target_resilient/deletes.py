@@ -10,7 +10,7 @@ from typing import Any
 from resilient_core.errors import HeldByGuardError
 from target_resilient.backends import Backend, Session
 from target_resilient.checkpoints import reach
-from target_resilient.epoch import Epoch, Owner, book_epoch, hold_fence
+from target_resilient.epoch import Epoch, Owner, book_epoch, follow_on, hold_fence
 from target_resilient.ledger import Counts
 from target_resilient.sql import Sql, sql
 from target_resilient.table import DELETED_AT, VERSION, TablePlan
@@ -50,7 +50,7 @@ class Removal:
 
 
 def commit_removals(
-    backend: Backend, owner: Owner, epoch: Epoch, removals: Sequence[Removal], max_ratio: float
+    backend: Backend, epoch: Epoch, owner: Owner, *, removals: Sequence[Removal], max_ratio: float
 ) -> None:
     """The closing epoch: all removals in one transaction, with the fence, the ledger and the state.
 
@@ -59,6 +59,7 @@ def commit_removals(
     with backend.transaction() as session:
         reach("delete.begun")
         hold_fence(session, backend, owner)
+        follow_on(session, epoch, owner)
         session.lock([removal.plan.full_name for removal in removals])
         now = datetime.now(timezone.utc)
         for removal in removals:

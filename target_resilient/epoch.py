@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from resilient_core.errors import ResilientError, StoppedError
-from target_resilient.backends import Backend, Session
+from resilient_core.errors import HeldByGuardError, ResilientError, StoppedError
+from target_resilient.backends import Backend, MissingError, Row, Session, epoch_name
 from target_resilient.batch import StreamBatch
 from target_resilient.checkpoints import reach
 from target_resilient.ledger import Counts
@@ -65,13 +65,14 @@ def commit_epoch(backend: Backend, epoch: Epoch, owner: Owner) -> None:
     """Commit an epoch whole, data and ledger and state in one transaction.
 
     Raises InfrastructureError, CommitUnknownError or DataError, with nothing committed (or, for the second, unknown);
-    StoppedError when another load has taken the pipeline over.
+    StoppedError when another load has taken the pipeline over; HeldByGuardError when the database is an older copy.
     """
     with backend.transaction() as session:
         reach("epoch.begun")
         staged = {stream: stage(session, batch) for stream, batch in epoch.batches.items()}
         reach("epoch.copied")
         hold_fence(session, backend, owner)
+        follow_on(session, epoch, owner)
         reach("epoch.fenced")
         session.lock([batch.plan.full_name for batch in epoch.batches.values()])
         epoch.outcome = {
@@ -91,11 +92,40 @@ def stage(session: Session, batch: StreamBatch) -> tuple[Name, int]:
 
 
 def hold_fence(session: Session, backend: Backend, owner: Owner) -> None:
-    """Take the pipeline's row until the commit. Raises StoppedError when it is no longer ours."""
+    """Take the pipeline's row until the commit.
+
+    Raises StoppedError when it is no longer ours, HeldByGuardError when this is another database or an older copy.
+    """
+    session.lock([epoch_name(backend.meta_schema, owner.pipeline)])
     query = sql("SELECT fence FROM {} WHERE pipeline = %s", (backend.meta_schema, "lease")) + backend.for_update
-    rows = session.rows(query, [owner.pipeline])
-    if rows != [(owner.fence,)]:
+    try:
+        rows = session.rows(query, [owner.pipeline])
+    except MissingError:
+        rows = []
+    if not rows or rows[0][0] < owner.fence:
+        raise _older_copy(owner)
+    if rows[0][0] > owner.fence:
         raise StoppedError(f"pipeline '{owner.pipeline}' was taken over by another load; this one wrote nothing more")
+
+
+def follow_on(session: Session, epoch: Epoch, owner: Owner) -> None:
+    """See that the epoch before is there. Raises HeldByGuardError after a failover to a copy that lacks it."""
+    if epoch.number > 1 and committed_last(session, owner) != [(owner.load_id, epoch.number - 1)]:
+        raise _older_copy(owner)
+
+
+def committed_last(session: Session, owner: Owner) -> list[Row]:
+    """(load, epoch) of the last commit of the pipeline."""
+    query = sql("SELECT load_id, epoch FROM {} WHERE pipeline = %s", (owner.meta_schema, "state"))
+    return session.rows(query, [owner.pipeline])
+
+
+def _older_copy(owner: Owner) -> HeldByGuardError:
+    return HeldByGuardError(
+        f"the database lacks what this load of pipeline '{owner.pipeline}' has committed: it is another one or an older"
+        " copy (a failover, a restored backup?); nothing more was written. Bring the right one back, or run again from"
+        " the state that this one holds (monitor-resilient state show)"
+    )
 
 
 def upsert_batch(session: Session, batch: StreamBatch, staging: Name, staged: int) -> Counts:
@@ -170,10 +200,7 @@ def took_effect(backend: Backend, epoch: Epoch, owner: Owner) -> bool:
     """After a lost COMMIT: take the fence row (this waits for the old backend), then see whether the epoch is there."""
     with backend.transaction() as session:
         hold_fence(session, backend, owner)
-        rows = session.rows(
-            sql("SELECT load_id, epoch FROM {} WHERE pipeline = %s", (backend.meta_schema, "state")), [owner.pipeline]
-        )
-    return rows == [(owner.load_id, epoch.number)]
+        return committed_last(session, owner) == [(owner.load_id, epoch.number)]
 
 
 def _agree(what: str, found: int, expected: int, batch: StreamBatch) -> None:

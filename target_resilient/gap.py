@@ -28,6 +28,12 @@ def compare_states(start: bytes, stored: str | None) -> Verdict:
     return "behind" if "behind" in orders or old.keys() - new.keys() else "same"
 
 
+def resumed_streams(start: bytes) -> set[str]:
+    """The streams that a run which starts from this state does not read from their beginning."""
+    state = json.loads(start)
+    return {key.partition(" ")[0] for key, _ in _bookmarks(state)} if isinstance(state, dict) else set()
+
+
 def _bookmarks(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """(stream and partition, replication key value) of every bookmark."""
     streams = state.get("bookmarks")

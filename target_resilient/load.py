@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from resilient_core.errors import (
@@ -18,6 +19,7 @@ from resilient_core.errors import (
     NotSingerError,
     ResilientError,
     StoppedError,
+    TerminatedError,
     exit_meaning,
 )
 from resilient_core.redaction import redactor
@@ -29,7 +31,7 @@ from target_resilient.books import Books
 from target_resilient.checkpoints import reach
 from target_resilient.deletes import Activation, Removal, commit_removals
 from target_resilient.epoch import Epoch, Owner
-from target_resilient.gap import compare_states
+from target_resilient.gap import compare_states, resumed_streams
 from target_resilient.ledger import Counts
 from target_resilient.loader import Committer, Loader, Patience
 from target_resilient.mapping import Mapping
@@ -37,7 +39,9 @@ from target_resilient.meta import COUNTS
 from target_resilient.options import LoadOptions
 from target_resilient.planner import Planner, Stream
 from target_resilient.reader import Control, Event, Frame, Idle, Torn, Unreadable
+from target_resilient.table import TablePlan
 
+GRACE_SECONDS = 10.0  # a load that is told to end may finish the commit under way, then the commit is broken off
 MIN_ROWS_FOR_RATIO = 100  # a ratio of fewer records says nothing
 OVERRUN = 2  # without a STATE in reach, an epoch is committed at twice its limits
 
@@ -71,6 +75,7 @@ class Load:
         self._epoch_since = self._started = clock()
         self._seen_record = False
         self._last_state: bytes | None = None
+        self._resumed: set[str] = set()
         self._received = self._refused = 0
         self._torn: int | None = None
         self._activations: dict[str, Activation] = {}
@@ -103,17 +108,20 @@ class Load:
                 f"line {self._torn} is cut off, so the tap died; what came before it is committed, run again"
             )
         if not self._options.dry_run:
-            self._remove()
+            self._close_refreshes()
             self._retrying(lambda: self._books.end(self._status(), 0, "done"))
             reach("close.booked")
         self._report()
         self._close()
 
-    def abort(self, error: BaseException) -> None:
-        """End a load that failed: wait for the commit under way, book the reason, give the pipeline back."""
+    def abort(self, error: BaseException) -> bool:
+        """End a load that failed: wait for the commit under way, book the reason, give the pipeline back.
+
+        After a signal that wait is bounded. False when the commit could not even be broken off: leave at once.
+        """
         self._stop.set()
-        if self._loader is not None:
-            self._loader.close()
+        if not self._loader_ended(GRACE_SECONDS if isinstance(error, TerminatedError) else None):
+            return False
         if self._lease is not None:
             code = error.code if isinstance(error, ResilientError) else ResilientError.exit_code
             reason = redactor.redact(f"{exit_meaning(code)}: {error}"[:500])
@@ -122,6 +130,13 @@ class Load:
             except (InfrastructureError, ResilientError):
                 logger.warning("%s", "the end of this load could not be booked; the next load will mark it as failed")
         self._close()
+        return True
+
+    def _loader_ended(self, grace: float | None) -> bool:
+        if self._loader is None or self._loader.close(grace):
+            return True
+        self._backend.interrupt()
+        return self._loader.close(grace)
 
     def _failed_status(self, error: BaseException, code: int) -> str:
         if self._torn is not None:
@@ -130,8 +145,6 @@ class Load:
 
     def _close(self) -> None:
         self._progress.close()
-        if self._loader is not None:
-            self._loader.close()
         if self._lease is not None:
             self._lease.release()
         self._lease = None
@@ -207,6 +220,7 @@ class Load:
         state = bytes(control.message.value)
         first = self._last_state is None
         if first and not self._seen_record and not self._options.dry_run:
+            self._resumed = resumed_streams(state)
             self._check_gap(state)
         self._start_age()
         self._epoch.state = self._last_state = state
@@ -246,6 +260,8 @@ class Load:
     def _cut(self) -> None:
         """Close the epoch and hand it to the loader; stop when too much of it was refused."""
         epoch = self._epoch
+        if self._refreshing:
+            epoch.state = None
         if epoch.empty:
             return
         self._received += epoch.rows
@@ -280,15 +296,21 @@ class Load:
 
     # the closing epoch -----------------------------------------------------------------------------------------------
 
-    def _remove(self) -> None:
-        """Remove what complete refreshes no longer brought."""
-        removals = [found for name in self._planner.names if (found := self._removal(name))]
-        if not removals or self._committer is None:
+    @property
+    def _refreshing(self) -> bool:
+        """Whether rows may wait to be removed. Until they are, a STATE would say that all is done: it is held back."""
+        if self._options.tables.load_version is not None:
+            return True
+        found = (a for a in self._activations.values() if a.version is not None)
+        return any(activation.after_rows or self._options.trust_eof for activation in found)
+
+    def _close_refreshes(self) -> None:
+        """The closing epoch: remove what complete refreshes no longer brought, and let the last STATE go."""
+        if not self._refreshing or self._committer is None:
             return
-        epoch, owner = Epoch(self._epoch.number), self._committer.owner
-        self._retrying(lambda: commit_removals(self._backend, owner, epoch, removals, self._options.max_delete_ratio))
-        for name, counts in epoch.outcome.items():
-            self._committer.totals.setdefault(name, Counts()).add(counts)
+        removals = [found for name in self._planner.names if (found := self._removal(name))]
+        write = partial(commit_removals, removals=removals, max_ratio=self._options.max_delete_ratio)
+        self._committer.commit(Epoch(self._epoch.number, state=self._last_state), write)
 
     def _removal(self, name: str) -> Removal | None:
         """What to remove from a stream's table; None without a refresh, or where nothing proves that all had come."""
@@ -298,13 +320,20 @@ class Load:
         if version is None:
             return None
         counts = self._committer.totals.get(name, Counts()) if self._committer else Counts()
-        proven = self._options.trust_eof or self._scans().get(name) == "complete"
-        proven = proven or (plan.fixed_version is None and activation.after_rows)
-        if not proven or counts.quarantined:
-            why = "records were refused" if proven else "nothing proves that the refresh was complete (see trust_eof)"
-            logger.warning(facts("no rows are removed", stream=name, reason=why))
+        if doubt := self._doubt(name, plan, activation, counts):
+            logger.warning(facts("no rows are removed", stream=name, reason=doubt))
             return None
         return Removal(plan, version, plan.hard_delete, counts.inserted)
+
+    def _doubt(self, name: str, plan: TablePlan, activation: Activation, counts: Counts) -> str | None:
+        """Why a refresh may not have brought all rows; None when it has."""
+        overwritten = plan.fixed_version is not None
+        if overwritten and name in self._resumed:
+            return "the tap started from a bookmark and sent a part; run it without state"
+        activated = activation.after_rows and not overwritten
+        if not (activated or self._options.trust_eof or self._scans().get(name) == "complete"):
+            return "nothing proves that the refresh was complete (see trust_eof)"
+        return "records were refused" if counts.quarantined else None
 
     # guards and reports ----------------------------------------------------------------------------------------------
 

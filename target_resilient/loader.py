@@ -7,14 +7,15 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 
 from resilient_core.errors import ResilientError, StoppedError, UnavailableError
 from resilient_core.telemetry import facts
-from target_resilient.backends import Backend, CommitUnknownError, DataError, InfrastructureError
+from target_resilient.backends import Backend, CommitUnknownError, DataError, InfrastructureError, MissingError
 from target_resilient.batch import StreamBatch
 from target_resilient.checkpoints import reach
-from target_resilient.epoch import Epoch, Owner, commit_epoch, took_effect
+from target_resilient.epoch import Epoch, Owner, commit_epoch, hold_fence, took_effect
 from target_resilient.ledger import Counts
 from target_resilient.merge import merge
 from target_resilient.validate import violation
@@ -23,6 +24,9 @@ RETRY_BASE_SECONDS = 0.5
 RETRY_CAP_SECONDS = 30.0
 
 logger = logging.getLogger("target-resilient")
+
+Write = Callable[[Backend, Epoch, Owner], None]
+"""Commits one epoch whole, once."""
 
 
 class Patience:
@@ -73,9 +77,9 @@ class Committer:
         self._stop = stop
         self.totals: dict[str, Counts] = {}
 
-    def commit(self, epoch: Epoch) -> None:
+    def commit(self, epoch: Epoch, write: Write = commit_epoch) -> None:
         """Commit an epoch, whatever it takes within the retry budget; then write its STATE to stdout."""
-        self._until_committed(epoch)
+        self._until_committed(epoch, write)
         for stream, counts in epoch.outcome.items():
             self.totals.setdefault(stream, Counts()).add(counts)
         reach("epoch.committed")
@@ -83,14 +87,14 @@ class Committer:
             self._acknowledge(epoch.state)
             reach("epoch.acknowledged")
 
-    def _until_committed(self, epoch: Epoch) -> None:
+    def _until_committed(self, epoch: Epoch, write: Write) -> None:
         patience = Patience(self._max_elapsed, stop=self._stop)
         unknown = False
         while True:
             try:
                 if not (unknown and took_effect(self._backend, epoch, self.owner)):
                     unknown = False
-                    commit_epoch(self._backend, epoch, self.owner)
+                    self._write(epoch, write)
             except CommitUnknownError as error:
                 unknown = True
                 patience.wait(error)
@@ -100,6 +104,17 @@ class Committer:
                 self._isolate(epoch, error)
             else:
                 return
+
+    def _write(self, epoch: Epoch, write: Write) -> None:
+        try:
+            write(self._backend, epoch, self.owner)
+        except MissingError as error:
+            with self._backend.transaction() as session:
+                hold_fence(session, self._backend, self.owner)  # is it the database itself that is gone?
+            raise UnavailableError(
+                f"{error}; somebody dropped or changed a table while it was being loaded, and the epoch was not"
+                " committed; run again"
+            ) from None
 
     def _isolate(self, epoch: Epoch, error: DataError) -> None:
         """Find the rows that the database refuses by halving, and move them to the quarantine."""
@@ -142,24 +157,35 @@ class _RollBackError(Exception):
 
 
 class Loader:
-    """One thread that commits one epoch at a time; at most one is under way while the next is built."""
+    """Commits one epoch at a time in a thread; at most one is under way while the next is built.
+
+    The threads are daemons: one that a dead network holds must not keep a load that was told to end.
+    """
 
     def __init__(self, commit: Callable[[Epoch], None]) -> None:
         self._commit = commit
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._pending: Future[None] | None = None
 
     def submit(self, epoch: Epoch) -> None:
         """Hand an epoch over once the one before is committed. Raises what that one raised."""
         self.drain()
-        self._pending = self._pool.submit(self._commit, epoch)
+        self._pending = Future()
+        threading.Thread(target=self._run, args=(epoch, self._pending), name="loader", daemon=True).start()
 
     def drain(self) -> None:
         """Wait until nothing is under way. Raises what the last commit raised."""
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
 
-    def close(self) -> None:
-        """Wait for the commit that is under way, whatever comes of it, and end the thread."""
-        self._pool.shutdown(wait=True)
+    def close(self, seconds: float | None = None) -> bool:
+        """Wait for the commit that is under way, whatever comes of it; False when it is not over after `seconds`."""
+        return self._pending is None or not wait_for([self._pending], seconds).not_done
+
+    def _run(self, epoch: Epoch, result: Future[None]) -> None:
+        try:
+            self._commit(epoch)
+        except BaseException as error:
+            result.set_exception(error)
+        else:
+            result.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,7 @@ class Planner:
             if table[0] != self._backend.default_schema:
                 statements.insert(0, sql("CREATE SCHEMA IF NOT EXISTS {}", table[0]))
             reach("ddl.before")
-            self._backend.apply_ddl(statements)
+            self._backend.apply_ddl(statements, partial(self._books.changes, plan, changes))
             reach("ddl.after")
-            self._books.changes(plan, changes)
             plan, _ = plan_table(self._backend, spec, table, extra, tables, versioned=versioned)
         return plan

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 from collections import Counter
@@ -16,15 +18,18 @@ from singer_sdk.io_base import SingerReader
 from singer_sdk.plugin_base import _ConfigInput
 
 from resilient_core.command import environment_overrides, load_config_files, run_command
-from resilient_core.errors import ConfigError, TerminatedError
+from resilient_core.errors import ConfigError, ResilientError, TerminatedError, UsageError, exit_meaning
 from resilient_core.secrets import Resolver
 from resilient_core.settings import config_jsonschema
+from resilient_core.telemetry import facts
 from target_resilient.backends import open_backend
 from target_resilient.config import APPROVALS, SETTINGS, config_faults, parse_options
 from target_resilient.destination import parse_destination
 from target_resilient.load import Load
 from target_resilient.mapping import Mapping
 from target_resilient.reader import read_events
+
+logger = logging.getLogger("target-resilient")
 
 
 class TargetResilient(Target):
@@ -67,12 +72,14 @@ class TargetResilient(Target):
 
     def _consume(self, source: IO[Any] | None) -> Counter[str]:
         """Load everything that comes; the load is aborted, and booked as such, by whatever goes wrong."""
+        if sys.stdout is None or (source or sys.stdin) is None:
+            raise UsageError("stdin and stdout must be open: messages come by one, committed states go by the other")
         load = Load(self._options, self._backend, _acknowledge, self._mapping)
         try:
             load.open()
             load.consume(read_events(source or sys.stdin))
         except BaseException as error:
-            load.abort(error)
+            _abort(load, error)
             raise
         self._load = load
         return Counter()
@@ -84,7 +91,7 @@ class TargetResilient(Target):
         try:
             self._load.finish()
         except BaseException as error:
-            self._load.abort(error)
+            _abort(self._load, error)
             raise
 
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
@@ -135,6 +142,14 @@ class _Reader(SingerReader):
 
     def process_lines(self, file_input: IO[Any] | None, callbacks: Any) -> Counter[str]:
         return self._consume(file_input)
+
+
+def _abort(load: Load, error: BaseException) -> None:
+    """Abort a load. Where its commit cannot be broken off, leave at once: nothing of it was acknowledged."""
+    if not load.abort(error):
+        code = error.code if isinstance(error, ResilientError) else ResilientError.exit_code
+        logger.error(facts("left a commit behind that hangs", exit_code=code, meaning=exit_meaning(code)))
+        os._exit(code)
 
 
 def _with_environment(config: Any, parse_env: bool) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from resilient_core.errors import UnavailableError
 from target_resilient.destination import Destination
 from target_resilient.sql import Name, Sql
 
@@ -19,6 +20,10 @@ class InfrastructureError(Exception):
 
 class CommitUnknownError(InfrastructureError):
     """The connection was lost during COMMIT; whether it took effect must be asked after reconnecting."""
+
+
+class MissingError(UnavailableError):
+    """A table, column or schema that was there is gone (SQLSTATE 42P01, 42703, 3F000)."""
 
 
 class DataError(Exception):
@@ -105,8 +110,8 @@ class Backend(Protocol):
     def describe(self, table: Name) -> TableFacts | None:
         """The table as it is, or None where there is none."""
 
-    def apply_ddl(self, statements: Sequence[Sql]) -> None:
-        """Run additive DDL in one short transaction with a lock timeout."""
+    def apply_ddl(self, statements: Sequence[Sql], book: Callable[[Session], None]) -> None:
+        """Run additive DDL and what books it in one short transaction."""
 
     def comparable(self, column: ColumnFacts) -> str:
         """A template with one `{}` that makes the column comparable by IS DISTINCT FROM."""
@@ -114,8 +119,21 @@ class Backend(Protocol):
     def acquire_lease(self, pipeline: str, holder: str, *, takeover: bool) -> Lease:
         """Own the pipeline and bump its fence. Raises StoppedError (75) while another load owns it."""
 
+    def interrupt(self) -> None:
+        """Break off the statement that another thread runs, and with it its transaction."""
+
     def close(self) -> None:
         """Close what is open; safe to call twice."""
+
+
+def lease_name(meta_schema: str, pipeline: str) -> str:
+    """The resource that whoever owns a pipeline holds for as long as it lives."""
+    return f"{meta_schema}/{pipeline}"
+
+
+def epoch_name(meta_schema: str, pipeline: str) -> str:
+    """The resource that is held while an epoch of a pipeline is being committed."""
+    return f"epoch {meta_schema}/{pipeline}"
 
 
 def open_backend(destination: Destination, *, meta_schema: str = "_resilient", read_only: bool = False) -> Backend:

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +15,17 @@ from typing import IO, Any
 import duckdb
 
 from resilient_core.errors import ConfigError, StoppedError, UnavailableError
-from target_resilient.backends import ColumnFacts, CommitUnknownError, DataError, InfrastructureError, Row, TableFacts
+from target_resilient.backends import (
+    ColumnFacts,
+    CommitUnknownError,
+    DataError,
+    InfrastructureError,
+    MissingError,
+    Row,
+    Session,
+    TableFacts,
+    lease_name,
+)
 from target_resilient.checkpoints import reach
 from target_resilient.destination import Destination
 from target_resilient.meta import meta_ddl
@@ -84,6 +94,7 @@ class DuckDBBackend:
         self.meta_schema = meta_schema
         self._path = destination.path
         self._read_only = read_only
+        self._connection: Any = None
 
     def fetch(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> list[Row]:
         """All rows of one query."""
@@ -98,7 +109,7 @@ class DuckDBBackend:
     @contextmanager
     def transaction(self) -> Iterator[DuckDBSession]:
         """Open the file for one transaction; commits at the end of the block, rolls back on any exception."""
-        connection = self._open()
+        connection = self._connection = self._open()
         try:
             _run(connection.execute, "BEGIN")
             yield DuckDBSession(connection)
@@ -108,6 +119,7 @@ class DuckDBBackend:
                 connection.execute("ROLLBACK")
             raise
         finally:
+            self._connection = None
             connection.close()
 
     def ensure_meta(self) -> None:
@@ -128,11 +140,12 @@ class DuckDBBackend:
         facts = [_column_facts(*row) for row in found]
         return TableFacts({f.name: f for f in facts}, tuple(frozenset(row[0]) for row in constraints))
 
-    def apply_ddl(self, statements: Sequence[Sql]) -> None:
-        """Run additive DDL in one short transaction."""
+    def apply_ddl(self, statements: Sequence[Sql], book: Callable[[Session], None]) -> None:
+        """Run additive DDL and what books it in one short transaction."""
         with self.transaction() as session:
             for statement in statements:
                 session.run(statement)
+            book(session)
 
     def comparable(self, column: ColumnFacts) -> str:
         """Every DuckDB type compares; JSON compares as text, and we write it canonically."""
@@ -140,15 +153,18 @@ class DuckDBBackend:
 
     def acquire_lease(self, pipeline: str, holder: str, *, takeover: bool) -> DuckDBLease:
         """Own the pipeline by an OS lock on a file beside the database, and bump its fence."""
-        digest = hashlib.sha256(f"{self.meta_schema}/{pipeline}".encode()).hexdigest()[:12]
+        digest = hashlib.sha256(lease_name(self.meta_schema, pipeline).encode()).hexdigest()[:12]
         lock_path = Path(f"{self._path}.{digest}.lock")
         file = _open_lock_file(lock_path)
         try:
-            if not _try_lock(file) and not takeover:
+            owned = _try_lock(file)
+            if not owned and not takeover:
                 raise StoppedError(
                     f"another load of pipeline '{pipeline}' is at work; wait for it, give this load its own"
                     " `pipeline`, or end a hung one with --takeover"
                 )
+            if not owned:
+                file = _replace_lock_file(file, lock_path)
             with self.transaction() as session:
                 lease_table: Name = (self.meta_schema, "lease")
                 session.run(
@@ -161,7 +177,13 @@ class DuckDBBackend:
         except BaseException:
             file.close()
             raise
-        return DuckDBLease(file, lock_path, rows[0][0])
+        return DuckDBLease(file, rows[0][0])
+
+    def interrupt(self) -> None:
+        """Break off the statement that another thread runs, and with it its transaction."""
+        if (connection := self._connection) is not None:
+            with suppress(duckdb.Error):
+                connection.interrupt()
 
     def close(self) -> None:
         """Nothing stays open between transactions."""
@@ -178,9 +200,8 @@ class DuckDBBackend:
 class DuckDBLease:
     """An OS lock on a file: the system drops it when this process ends, however it ends."""
 
-    def __init__(self, file: IO[bytes], path: Path, fence: int) -> None:
+    def __init__(self, file: IO[bytes], fence: int) -> None:
         self._file = file
-        self._path = path
         self.fence = fence
 
     def release(self) -> None:
@@ -206,7 +227,7 @@ class DuckDBSession:
         return int(rows[0][0]) if counted else 0
 
     def run_many(self, statement: Sql, rows: Sequence[Sequence[Any]]) -> None:
-        """Execute one INSERT for many rows; `VALUES (%s, …)` is widened to pages of rows, 18 times as fast as one by one."""
+        """Execute one INSERT for many rows; `VALUES (%s, …)` is widened to pages, 18 times as fast as row by row."""
         head, one_row, tail = _VALUES.split(_compose(statement))
         for start in range(0, len(rows), _PAGE_ROWS):
             page = rows[start : start + _PAGE_ROWS]
@@ -246,8 +267,9 @@ def _run(call: Any, *args: Any) -> Any:
     except (duckdb.IOException, duckdb.TransactionException, duckdb.OutOfMemoryException) as error:
         raise InfrastructureError(f"DuckDB {type(error).__name__}") from None
     except duckdb.Error as error:
-        text = str(error).splitlines()[0]
-        raise UnavailableError(f"DuckDB refused a statement: {type(error).__name__}: {text}") from None
+        text = f"DuckDB refused a statement: {type(error).__name__}: {str(error).splitlines()[0]}"
+        missing = isinstance(error, (duckdb.CatalogException, duckdb.BinderException))
+        raise (MissingError if missing else UnavailableError)(text) from None
 
 
 def _commit(connection: Any) -> None:
@@ -281,14 +303,13 @@ def _column_facts(name: str, type_name: str) -> ColumnFacts:
 
 @contextmanager
 def _csv_file(lines: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """The lines in a temporary file that only this user can read, and the bytes of the longest line."""
-    descriptor, path = tempfile.mkstemp(prefix="target-resilient-", suffix=".csv")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(("\n".join(lines) + "\n").encode())
+    """The lines in a temporary file without a name, which no crash leaves behind, and the bytes of the longest line."""
+    nameless = Path("/dev/fd").is_dir()
+    with tempfile.TemporaryFile() if nameless else tempfile.NamedTemporaryFile() as file:
+        file.write(("\n".join(lines) + "\n").encode())
+        file.flush()
+        path = f"/dev/fd/{file.fileno()}" if nameless else file.name
         yield path, max(map(len, lines), default=0) * 4  # UTF-8 takes up to 4 bytes a character
-    finally:
-        Path(path).unlink()
 
 
 def _open_lock_file(path: Path) -> IO[bytes]:
@@ -296,6 +317,15 @@ def _open_lock_file(path: Path) -> IO[bytes]:
         return path.open("ab")
     except OSError as error:
         raise ConfigError(f"destination: {path.parent} cannot be written: {error.strerror}") from None
+
+
+def _replace_lock_file(held: IO[bytes], path: Path) -> IO[bytes]:
+    """Leave the locked file to the load that hangs, and own a new one in its place."""
+    held.close()
+    path.unlink(missing_ok=True)
+    file = _open_lock_file(path)
+    _try_lock(file)
+    return file
 
 
 def _try_lock(file: IO[bytes]) -> bool:

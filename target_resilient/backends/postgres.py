@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import os
 import re
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,29 +22,35 @@ from target_resilient.backends import (
     CommitUnknownError,
     DataError,
     InfrastructureError,
+    MissingError,
     Row,
+    Session,
     TableFacts,
+    epoch_name,
+    lease_name,
 )
 from target_resilient.checkpoints import reach
 from target_resilient.destination import Destination
 from target_resilient.meta import meta_ddl
 from target_resilient.sql import Name, Sql, columns, join, sql
 
-LOCK_TIMEOUT = "10s"  # DDL waits this long for readers and writers of a table, then the epoch is tried again
-LEASE_TIMEOUT = "1s"
+LOCK_TIMEOUT = "10s"  # wait this long for others' locks, then try again: nothing waits for ever
+LEASE_TIMEOUT = "1s"  # the server may still be burying the load that was killed a moment ago
 CONNECTION_OPTIONS = {
     "connect_timeout": 10,  # seconds
     "application_name": "target-resilient",
     "keepalives_idle": 30,  # an idle lease connection must notice a dead network within a minute
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # milliseconds; the same while something is unanswered
 }
 
 # SQLSTATE classes, https://www.postgresql.org/docs/current/errcodes-appendix.html
-_RETRY = ("08", "40", "53", "57", "58", "55P03", "25P03", "25006")
+_RETRY = ("08", "40", "53", "57", "58", "55P03", "25P03", "25P04", "25006")
 _DATA = ("22", "23", "54000")
 _CREDENTIALS = ("28", "42501")
 _CONFIG = ("3D",)
+_MISSING = ("42P01", "42703", "3F000")
 # At connect time psycopg2 gives no SQLSTATE, only libpq's text.
 _REFUSED_TEXT = re.compile(r"authentication failed|no password supplied|pg_hba\.conf|role .* does not exist")
 _NO_DATABASE_TEXT = re.compile(r"database .* does not exist")
@@ -66,6 +74,12 @@ _KINDS = {
     "json": "json",
 }
 _INTEGER_BITS = {"int2": 15, "int4": 31, "int8": 63}
+
+_END_HOLDERS = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> pg_backend_pid()
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((classid::bigint << 32) | objid::bigint) IN %s"""
 
 _DESCRIBE = """
 SELECT a.attname, t.typname, a.atttypmod, format_type(a.atttypid, a.atttypmod)
@@ -122,6 +136,7 @@ class PostgresBackend:
         connection = self._connect()
         session = PostgresSession(connection)
         try:
+            session.run(Sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             yield session
         except BaseException:
             self._roll_back()
@@ -130,9 +145,7 @@ class PostgresBackend:
             connection.commit()
         except psycopg2.Error as error:
             self._roll_back()
-            if error.pgcode is None:
-                raise CommitUnknownError("connection lost during COMMIT") from None
-            raise translate(error) from None
+            raise _commit_error(error) from None
 
     def ensure_meta(self) -> None:
         """Create the `_resilient` tables where they are missing."""
@@ -161,13 +174,13 @@ class PostgresBackend:
                 unique.setdefault(index, set()).add(column)
         return TableFacts({f.name: f for f in facts}, tuple(map(frozenset, unique.values())), partitioned)
 
-    def apply_ddl(self, statements: Sequence[Sql]) -> None:
-        """Run additive DDL in one short transaction with a lock timeout."""
+    def apply_ddl(self, statements: Sequence[Sql], book: Callable[[Session], None]) -> None:
+        """Run additive DDL and what books it in one short transaction."""
         with self.transaction() as session:
-            session.run(Sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             session.lock(["ddl"])
             for statement in statements:
                 session.run(statement)
+            book(session)
 
     def comparable(self, column: ColumnFacts) -> str:
         """Types without an equality operator are compared as jsonb or text."""
@@ -180,11 +193,14 @@ class PostgresBackend:
         connection = self._open(autocommit=True)
         try:
             with connection.cursor() as cursor:
-                if not _lock_for_session(cursor, f"{self.meta_schema}/{pipeline}") and not takeover:
+                owned = _lock_for_session(cursor, lease_name(self.meta_schema, pipeline))
+                if not owned and not takeover:
                     raise StoppedError(
                         f"another load of pipeline '{pipeline}' is at work; wait for it, give this load its own"
                         " `pipeline`, or end a hung one with --takeover"
                     )
+                if not owned:
+                    _end_incumbent(cursor, self.meta_schema, pipeline)
             lease_table: Name = (self.meta_schema, "lease")
             with self.transaction() as session:
                 rows = session.rows(
@@ -193,10 +209,19 @@ class PostgresBackend:
                         " taken_at = excluded.taken_at RETURNING fence", lease_table),
                     [pipeline, holder],
                 )  # fmt: skip
+        except psycopg2.Error as error:
+            connection.close()
+            raise translate(error) from None
         except BaseException:
             connection.close()
             raise
         return PostgresLease(connection, rows[0][0])
+
+    def interrupt(self) -> None:
+        """Cut the connection: the server rolls back, unless COMMIT has been sent."""
+        if self._connection is not None and not self._connection.closed:
+            with suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as wire:
+                wire.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the working connection."""
@@ -251,6 +276,14 @@ def _lock_for_session(cursor: Any, resource: str) -> bool:
     except psycopg2.errors.LockNotAvailable:
         return False
     return True
+
+
+def _end_incumbent(cursor: Any, meta_schema: str, pipeline: str) -> None:
+    """End the sessions of a load that hangs, the one of its lease and the one of its epoch, and own its lease."""
+    lease, epoch = lease_name(meta_schema, pipeline), epoch_name(meta_schema, pipeline)
+    with suppress(psycopg2.errors.InsufficientPrivilege):
+        cursor.execute(_END_HOLDERS, [(_lock_key(lease), _lock_key(epoch))])
+    _lock_for_session(cursor, lease)
 
 
 class PostgresSession:
@@ -320,6 +353,12 @@ class _Body(io.BytesIO):
         return super().read(size)
 
 
+def _commit_error(error: psycopg2.Error) -> Exception:
+    """A server that goes down may still have committed: only its books tell."""
+    found = translate(error)
+    return CommitUnknownError(f"during COMMIT: {found}") if isinstance(found, InfrastructureError) else found
+
+
 def translate(error: psycopg2.Error) -> Exception:
     """What a database error means to a load (DESIGN: errors by SQLSTATE). Never carries the server's detail."""
     state = error.pgcode
@@ -334,6 +373,8 @@ def translate(error: psycopg2.Error) -> Exception:
         return CredentialsRefusedError(f"the database refused: {primary} [{name}]; grant the right or change the role")
     if state.startswith(_CONFIG):
         return ConfigError(f"the database refused: {name}")
+    if state.startswith(_MISSING):
+        return MissingError(f"{error.diag.message_primary} [{name}]")
     return UnavailableError(f"the database refused a statement: {name}: {error.diag.message_primary}")
 
 

@@ -1,0 +1,128 @@
+"""Loads in processes of their own, started by the zygote, on a database where many tests live side by side."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import psycopg2
+from psycopg2 import sql
+
+from tests.target.scenarios import Scenario, Table, bookmark_of, lines
+from tests.target.zygote import Zygote, job
+
+_numbers = itertools.count()
+
+
+@dataclass
+class Place:
+    """A schema of its own in a shared PostgreSQL database, or a DuckDB file, and the loads that were run there."""
+
+    folder: Path
+    scenario: Scenario
+    url: str | None
+    number: int = field(default_factory=lambda: next(_numbers))
+    settings: dict[str, Any] = field(default_factory=dict)
+    printed: list[int] = field(default_factory=list)
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def job(self, bookmark: int, **hook: Any) -> dict[str, Any]:
+        """The request for a load of what the tap sends from a bookmark on."""
+        self.version += 1
+        return self.job_of(self.scenario.messages(bookmark, self.version), **hook)
+
+    def job_of(self, messages: list[dict[str, Any]], **hook: Any) -> dict[str, Any]:
+        """The request for a load of these messages."""
+        config, source = self.folder / "config.json", self.folder / "input.singer"
+        config.write_text(json.dumps(self._config()))
+        source.write_bytes(lines(messages))
+        return job(
+            "target",
+            ["--config", str(config)],
+            stdin=source,
+            stdout=self.folder / "states",
+            stderr=self.folder / "log",
+            **hook,
+        )
+
+    def load(self, zygote: Zygote, bookmark: int, **hook: Any) -> int:
+        """Run a load from a bookmark on; its exit code. `printed` holds the bookmarks that it wrote to stdout."""
+        (self.folder / "states").unlink(missing_ok=True)
+        code = zygote.run(self.job(bookmark, **hook))
+        self.printed = self.states()
+        return code
+
+    def load_before(self, zygote: Zygote) -> None:
+        """Run the load that the scenario begins from."""
+        if messages := self.scenario.first_load():
+            assert zygote.run(self.job_of(messages)) == 0, self.log()
+            (self.folder / "states").unlink()
+
+    def judge(self) -> None:
+        """After a crash: the printed state is not ahead of the data, and no epoch is there in part."""
+        tables, found = self.scenario.tables, self.table()
+        reached = [number for number, table in enumerate(tables) if table == found]
+        assert reached or (not found and not self.scenario.before), f"part of an epoch is visible: {found}"
+        printed = self.scenario.behind(self.printed[-1]) if self.printed else 0
+        assert max(reached, default=0) >= printed, f"printed {self.printed}, but the table is {found}"
+        assert self.stored() >= (self.printed[-1] if self.printed else 0)
+
+    def states(self) -> list[int]:
+        """The bookmarks on stdout so far."""
+        path = self.folder / "states"
+        found = path.read_bytes().splitlines() if path.exists() else []
+        return [bookmark_of(json.loads(line)) for line in found]
+
+    def log(self) -> str:
+        """What the loads said."""
+        return (self.folder / "log").read_text()
+
+    def table(self) -> Table:
+        """The rows as they are, empty where there is no table."""
+        return sorted(self.query(self.scenario.read, "data", "s"))
+
+    def stored(self) -> int:
+        """The bookmark that the database holds for the pipeline; 0 without one."""
+        found = self.query("SELECT CAST(value AS text) FROM {} WHERE value IS NOT NULL", "meta", "state")
+        return bookmark_of(json.loads(found[0][0])) if found else 0
+
+    def query(self, text: str, schema: str, table: str) -> list[tuple[Any, ...]]:
+        """Rows of a query on one table; none where the table is missing."""
+        if self.url is None:
+            return _duckdb_rows(self.folder / "x.duckdb", text, "main" if schema == "data" else "_resilient", table)
+        try:
+            with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
+                cursor.execute(sql.SQL(text).format(sql.Identifier(f"{schema}_{self.number}", table)))
+                return list(cursor.fetchall())
+        except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
+            return []
+
+    def _config(self) -> dict[str, Any]:
+        number, url = self.number, self.settings.get("destination", self.url)
+        where = (
+            {"destination": url, "default_target_schema": f"data_{number}", "meta_schema": f"meta_{number}"}
+            if url
+            else {"destination": f"duckdb:///{self.folder}/x.duckdb"}
+        )
+        return {"pipeline": "p", "batch_size_rows": 4, **where, **self.scenario.config, **self.settings}
+
+    def remove(self) -> None:
+        """Remove the folder; a schema goes with its database."""
+        shutil.rmtree(self.folder)
+
+
+def _duckdb_rows(path: Path, text: str, schema: str, table: str) -> list[tuple[Any, ...]]:
+    try:
+        with duckdb.connect(str(path)) as connection:
+            return connection.execute(text.format(f'"{schema}"."{table}"')).fetchall()
+    except (duckdb.CatalogException, duckdb.BinderException):
+        return []

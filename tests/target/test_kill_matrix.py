@@ -1,0 +1,63 @@
+"""A load is killed at every named checkpoint: run again it ends as if nothing had been, and never lied in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from target_resilient import checkpoints
+from tests.target.crashes import Place
+from tests.target.scenarios import SCENARIOS
+from tests.target.zygote import Zygote, zygote
+
+KILLED = -9
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Zygote]:
+    with zygote() as running:
+        yield running
+
+
+def cells() -> Iterator[object]:
+    """(point, its n-th passing, scenario) wherever the scenario passes that point."""
+    for name, scenario in SCENARIOS.items():
+        for point in checkpoints.NAMES:
+            if point.startswith("delete") and not scenario.full:
+                continue
+            often = EPOCHS if point.startswith("epoch") else 2 if point.startswith("ddl") and not scenario.before else 1
+            for nth in range(1, often + 1):
+                yield pytest.param(point, nth, name, id=f"{name}-{point}-{nth}")
+
+
+@pytest.mark.parametrize("backend", ["duckdb", "postgres"])
+@pytest.mark.parametrize(("point", "nth", "name"), list(cells()))
+def test_a_load_killed_anywhere_and_run_again_ends_equal(
+    backend: str, point: str, nth: int, name: str, shared_postgres: str, tmp_path: Path, children: Zygote
+) -> None:
+    url = shared_postgres if backend == "postgres" else None
+    place = Place(tmp_path / "printed", SCENARIOS[name], url)
+    kill_and_judge(place, children, point, nth)
+    older = ([0, *place.printed])[-2] if place.printed else None
+    run_again(place, children, place.printed[-1] if place.printed else 0)
+    if older is not None:
+        other = Place(tmp_path / "older", SCENARIOS[name], url)
+        kill_and_judge(other, children, point, nth)
+        run_again(other, children, older)
+
+
+def kill_and_judge(place: Place, children: Zygote, point: str, nth: int) -> None:
+    """Kill a load; what it printed is in the database, and the table is that of a whole number of epochs."""
+    place.load_before(children)
+    assert place.load(children, 0, point=point, nth=nth, act="kill") == KILLED, place.log()
+    place.judge()
+
+
+def run_again(place: Place, children: Zygote, bookmark: int) -> None:
+    """Run the load again from a bookmark; its end is the end of a load that nobody killed."""
+    assert place.load(children, bookmark) == 0, place.log()
+    assert place.table() == place.scenario.tables[-1]
+    assert place.printed[-1] == place.stored() == place.scenario.events[-1]["at"]
