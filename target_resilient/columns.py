@@ -28,7 +28,6 @@ NUMERIC_SCALE = 18
 BIGINT = (-(2**63), 2**63 - 1)
 MAX_EXACT_DOUBLE = 2**53
 
-_NONE = type(None)
 _NUMBERS = {int, float, Decimal}
 _TIMES: dict[str, Any] = {
     "timestamptz": list[datetime | None],
@@ -102,7 +101,15 @@ def column_seen(key: str, name: str, values: Iterable[Any]) -> Column | None:
 
 def encode(column: Column, values: Values, refused: Refusals) -> list[str]:
     """CSV fields of `values`: unquoted empty is NULL. Refused rows are added to `refused` and have any text."""
-    return _ENCODERS[column.kind](column, values, refused)
+    encoder = _ENCODERS[column.kind]
+    if None not in values:
+        return encoder(column, values, refused)
+    rows = [row for row, value in enumerate(values) if value is not None]
+    found: Refusals = {}
+    present = iter(encoder(column, [values[row] for row in rows], found) if rows else ())
+    for place, rule in found.items():
+        refused.setdefault(rows[place], rule)
+    return ["" if value is None else next(present) for value in values]
 
 
 def key_values(column: Column, values: Values, fields: Sequence[str]) -> Sequence[Any]:
@@ -177,18 +184,11 @@ def _each(values: Values, refused: Refusals, convert: Callable[[Any], str]) -> l
     fields: list[str] = []
     for row, value in enumerate(values):
         try:
-            fields.append("" if value is None else convert(value))
+            fields.append(convert(value))
         except RefusedValueError as error:
             refused.setdefault(row, str(error))
             fields.append("")
     return fields
-
-
-def _nulls_blank(fields: list[str], values: Values) -> list[str]:
-    """The fields, unquoted empty where the value is None."""
-    if None not in values:
-        return fields
-    return ["" if value is None else field for field, value in zip(fields, values)]  # noqa: B905 same length
 
 
 def _are(kind: type, values: Values) -> bool:
@@ -230,8 +230,11 @@ def _whole(value: Any) -> int:
 
 
 def _double(column: Column, values: Values, refused: Refusals) -> list[str]:
-    if set(map(type, values)) == {float}:
+    types = set(map(type, values))
+    if types == {float}:
         return list(map(repr, values))
+    if types <= {int, float} and min(values) >= -MAX_EXACT_DOUBLE and max(values) <= MAX_EXACT_DOUBLE:
+        return list(map(repr, map(float, values)))
 
     def convert(value: Any) -> str:
         if type(value) is float:
@@ -280,13 +283,12 @@ def _decimal(value: Any) -> Decimal:
 
 
 def _text(column: Column, values: Values, refused: Refusals) -> list[str]:
-    if column.max_length is None and set(map(type, values)) <= {str, _NONE}:
-        joined = "\0".join([value or "" for value in values])
+    if column.max_length is None and set(map(type, values)) == {str}:
+        joined = "\0".join(values)
         if joined.count("\0") == len(values) - 1:
             if '"' in joined:
                 joined = joined.replace('"', '""')
-            fields = ('"' + joined.replace("\0", '"\0"') + '"').split("\0")
-            return _nulls_blank(fields, values)
+            return ('"' + joined.replace("\0", '"\0"') + '"').split("\0")
 
     def convert(value: Any) -> str:
         text = value if isinstance(value, str) else _json.encode(value).decode()
@@ -402,8 +404,8 @@ def _uuid(column: Column, values: Values, refused: Refusals) -> list[str]:
 def _json_text(column: Column, values: Values, refused: Refusals) -> list[str]:
     text = _json.encode_lines(list(values)).decode()
     if "\\u0000" not in text:
-        lines = text.rstrip("\n").replace('"', '""').split("\n")
-        return _nulls_blank([f'"{line}"' for line in lines], values)
+        lines = text.rstrip("\n").replace('"', '""')
+        return ('"' + lines.replace("\n", '"\n"') + '"').split("\n")
 
     def convert(value: Any) -> str:
         encoded = _json.encode(value).decode()
