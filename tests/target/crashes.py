@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,13 +96,21 @@ class Place:
         found = self.query("SELECT CAST(value AS text) FROM {} WHERE value IS NOT NULL", "meta", "state")
         return bookmark_of(json.loads(found[0][0])) if found else 0
 
-    def query(self, text: str, schema: str, table: str) -> list[tuple[Any, ...]]:
-        """Rows of a query on one table; none where the table is missing."""
+    def ledger(self, column: str) -> list[int]:
+        """A count of the last load, by epoch."""
+        last = "(SELECT load_id FROM {1} ORDER BY started_at DESC LIMIT 1)"
+        text = f"SELECT coalesce({column}, 0) FROM {{0}} WHERE load_id = {last}"
+        return [row[0] for row in self.query(text, "meta", "ledger", "loads")]
+
+    def query(self, text: str, schema: str, *tables: str) -> list[tuple[Any, ...]]:
+        """Rows of a query on tables of one schema; none where a table is missing."""
         if self.url is None:
-            return _duckdb_rows(self.folder / "x.duckdb", text, "main" if schema == "data" else "_resilient", table)
+            return _duckdb_rows(self.folder / "x.duckdb", text, "main" if schema == "data" else "_resilient", tables)
         try:
             with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
-                cursor.execute(sql.SQL(text).format(sql.Identifier(f"{schema}_{self.number}", table)))
+                cursor.execute(
+                    sql.SQL(text).format(*(sql.Identifier(f"{schema}_{self.number}", table) for table in tables))
+                )
                 return list(cursor.fetchall())
         except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
             return []
@@ -120,9 +129,9 @@ class Place:
         shutil.rmtree(self.folder)
 
 
-def _duckdb_rows(path: Path, text: str, schema: str, table: str) -> list[tuple[Any, ...]]:
+def _duckdb_rows(path: Path, text: str, schema: str, tables: Sequence[str]) -> list[tuple[Any, ...]]:
     try:
         with duckdb.connect(str(path)) as connection:
-            return connection.execute(text.format(f'"{schema}"."{table}"')).fetchall()
+            return connection.execute(text.format(*(f'"{schema}"."{table}"' for table in tables))).fetchall()
     except (duckdb.CatalogException, duckdb.BinderException):
         return []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from target_resilient import checkpoints
 from tests.target.crashes import Place
+from tests.target.proxy import Link, Proxy, proxy
 from tests.target.scenarios import SCENARIOS
 from tests.target.zygote import Zygote, zygote
 
@@ -61,3 +65,55 @@ def run_again(place: Place, children: Zygote, bookmark: int) -> None:
     assert place.load(children, bookmark) == 0, place.log()
     assert place.table() == place.scenario.tables[-1]
     assert place.printed[-1] == place.stored() == place.scenario.events[-1]["at"]
+
+
+COMMITS = [pytest.param(name, nth, id=f"{name}-{nth}") for name in SCENARIOS for nth in range(1, EPOCHS + 1)]
+COMMITS.append(pytest.param("full", 5, id="full-closing"))
+
+
+@pytest.fixture
+def through(shared_postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with TemporaryDirectory(prefix="proxy-") as folder, proxy(shared_postgres, Path(folder)) as running:
+        yield running
+
+
+@pytest.mark.parametrize(("name", "nth"), COMMITS)
+def test_a_load_killed_after_it_sent_commit_and_run_again_ends_equal(
+    name: str, nth: int, shared_postgres: str, through: Proxy, tmp_path: Path, children: Zygote
+) -> None:
+    def kill(link: Link, number: int, forward: Callable[[], None]) -> None:
+        forward()
+        if number == nth:
+            os.kill(link.pid, signal.SIGKILL)
+
+    through.on_commit = kill
+    place = Place(tmp_path, SCENARIOS[name], shared_postgres)
+    place.load_before(children)
+    place.settings["destination"] = through.url(shared_postgres)
+    assert place.load(children, 0) == KILLED, place.log()
+    place.judge()
+    del place.settings["destination"]
+    run_again(place, children, place.printed[-1] if place.printed else 0)
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["arrives", "is-lost"])
+@pytest.mark.parametrize(("name", "nth"), COMMITS)
+def test_a_load_cut_off_while_it_waits_for_commit_finds_out_by_itself(
+    name: str, nth: int, arrives: bool, shared_postgres: str, through: Proxy, tmp_path: Path, children: Zygote
+) -> None:
+    def cut(link: Link, number: int, forward: Callable[[], None]) -> None:
+        if number != nth:
+            forward()
+        elif arrives:
+            forward()
+            link.cut_client()
+        else:
+            link.cut()
+
+    through.on_commit = cut
+    place = Place(tmp_path, SCENARIOS[name], shared_postgres)
+    place.load_before(children)
+    place.settings["destination"] = through.url(shared_postgres)
+    run_again(place, children, 0)
+    assert "during COMMIT" in place.log()
+    assert sum(place.ledger("received")) == len(place.scenario.events)

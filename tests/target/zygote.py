@@ -83,7 +83,6 @@ def job(
 
 
 def _serve() -> None:
-    import tap_resilient.tap
     import target_resilient.backends.duckdb
     import target_resilient.backends.postgres
     import target_resilient.target  # noqa: F401

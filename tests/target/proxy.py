@@ -1,0 +1,131 @@
+"""A proxy between a load and PostgreSQL, on Unix sockets: it cuts, refuses, and meddles with COMMIT."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
+SOCKET = ".s.PGSQL.5432"
+
+
+@dataclass(eq=False)
+class Link:
+    """One connection of a client to the server, by way of the proxy."""
+
+    client: socket.socket
+    server: socket.socket
+    in_epoch: bool = False
+
+    @property
+    def pid(self) -> int:
+        """The client's process."""
+        credentials = self.client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[0])
+
+    def cut(self) -> None:
+        """Cut both ends."""
+        for end in (self.client, self.server):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def cut_client(self) -> None:
+        """Cut the client off; the server still reads what was sent."""
+        with suppress(OSError):
+            self.client.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass(eq=False)
+class Proxy:
+    """Forwards until it is told otherwise.
+
+    `on_commit` is called when an epoch's COMMIT (the n-th, from 1) arrives, with a function that forwards it.
+    """
+
+    upstream: str
+    folder: Path
+    on_commit: Callable[[Link, int, Callable[[], None]], None] | None = None
+    refusing: bool = False
+    links: list[Link] = field(default_factory=list)
+    connections: int = 0
+    _commits: int = 0
+
+    def url(self, of: str) -> str:
+        """The URL of a database behind this proxy."""
+        return of.split("?", maxsplit=1)[0] + f"?host={self.folder}"
+
+    def cut_all(self) -> None:
+        """Cut every connection that is open now."""
+        for link in [*self.links]:
+            link.cut()
+
+    def serve(self, listener: socket.socket) -> None:
+        """Accept until the listener is closed."""
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            if self.refusing:
+                client.close()
+                continue
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self.upstream)
+            link = Link(client, server)
+            self.links.append(link)
+            threading.Thread(target=self._to_server, args=(link,), daemon=True).start()
+            threading.Thread(target=_pump, args=(server, client), daemon=True).start()
+
+    def _to_server(self, link: Link) -> None:
+        with suppress(OSError):
+            while data := link.client.recv(1 << 16):
+                link.in_epoch |= b'"state" AS' in data
+                self._forward(link, data)
+        with suppress(OSError):
+            link.server.shutdown(socket.SHUT_WR)
+
+    def _forward(self, link: Link, data: bytes) -> None:
+        if data == COMMIT and link.in_epoch:
+            link.in_epoch = False
+            self._commits += 1
+            if self.on_commit is not None:
+                self.on_commit(link, self._commits, lambda: link.server.sendall(data))
+                return
+        link.server.sendall(data)
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def proxy(url: str, folder: Path) -> Iterator[Proxy]:
+    """A proxy to the server of `url`, whose socket is in `folder`."""
+    host = parse_qs(urlsplit(url).query)["host"][0]
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / SOCKET))
+    listener.listen(64)
+    running = Proxy(str(Path(host) / SOCKET), folder)
+    thread = threading.Thread(target=running.serve, args=(listener,), daemon=True)
+    thread.start()
+    try:
+        yield running
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        running.cut_all()
+        for link in running.links:
+            link.client.close()
+            link.server.close()
