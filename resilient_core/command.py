@@ -31,7 +31,8 @@ def run_command(plugin: str, command: click.Command, args: Sequence[str] | None 
     code = exit_code_of(command, args, logger)
     if code >= 64:  # below are the findings of monitor-resilient, which its listing has told
         logger.error(facts("finished", exit_code=code, meaning=exit_meaning(code)))
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it is None when the command was started with stdout closed
+        sys.stdout.flush()
     sys.exit(code)
 
 
