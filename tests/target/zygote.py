@@ -79,7 +79,7 @@ def job(
     return {"program": program, "args": list(args), **files, "hook": hook}
 
 
-# the zygote's own side -------------------------------------------------------------------------------------------------
+# the zygote's own side ---------------------------------------------------------------------------------------------
 
 
 def _serve() -> None:
@@ -175,7 +175,7 @@ def _set_hook(hook: dict[str, Any]) -> None:
 def _act(hook: dict[str, Any]) -> None:
     if hook["act"] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    with open(hook["fifo"], "rb") as fifo:  # the test opens it once we are here, and closes it to let us go on
+    with Path(hook["fifo"]).open("rb") as fifo:  # the test opens it once we are here, and closes it to let us go on
         fifo.read()
 
 
