@@ -72,7 +72,7 @@ def canary(source: SourceSpec) -> Request | None:
     for stream in source.streams:
         if stream.probe:
             return Request(stream.probe.method, stream.probe.path, stream.probe.params)
-    plain = (stream for stream in source.streams if not _needs_variables(stream))
+    plain = (stream for stream in source.streams if not (stream.job or _needs_variables(stream)))
     return next((_first_record(stream) for stream in plain), None)
 
 

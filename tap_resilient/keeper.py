@@ -44,10 +44,34 @@ class Keeper:
             ) from None
         return Watermark(self._spec, bookmark, ceiling(self._spec.kind, self._now))
 
-    def windows(self, mark: Watermark) -> Iterator[Window]:
-        """The windows from the watermark to the start of the run."""
-        bookmark = None if self._from_start else mark.value
-        return windows(self._spec, starting_value(self._spec, bookmark), self._now)
+    def windows(self, mark: Watermark, begun: Window | None = None) -> Iterator[Window]:
+        """The windows from the watermark, or from the window `begun` in an earlier run, to the start of the run."""
+        if begun is None:
+            bookmark = None if self._from_start else mark.value
+            yield from windows(self._spec, starting_value(self._spec, bookmark), self._now)
+            return
+        yield begun
+        if begun.end is not None:
+            yield from (window for window in windows(self._spec, begun.end, self._now) if window.end > begun.end)
+
+    def facts(self, window: Window, mark: Watermark) -> dict[str, Any]:
+        """A window and the bookmark, as the state keeps them beside a job."""
+        values = {"start": window.start, "end": window.end, "bookmark": mark.value}
+        return {name: self._spec.kind.store(value) for name, value in values.items() if value is not None}
+
+    def begun(self, mark: Watermark, facts: Mapping[str, Any]) -> Window | None:
+        """The window of a job of an earlier run; None if the bookmark was set back since, so that it is not enough."""
+        try:
+            start, end, bookmark = (
+                None if facts.get(name) is None else self._spec.kind.load(facts[name])
+                for name in ("start", "end", "bookmark")
+            )
+        except UNREADABLE:
+            return None
+        set_back = bookmark is not None and (mark.value is None or mark.value < bookmark)
+        if set_back or (self._from_start and start != self._spec.initial):
+            return None
+        return Window(start, end)
 
     def save(self, mark: Watermark, context: Context) -> None:
         """Put the watermark into the state, unless one bookmark stands for all partitions."""

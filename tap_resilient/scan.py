@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resilient_core.errors import UnavailableError
@@ -14,6 +14,7 @@ from tap_resilient.paging import Position
 from tap_resilient.request_template import RequestTemplate
 from tap_resilient.selector import Row
 from tap_resilient.source import StreamSpec
+from tap_resilient.streamed import slices_of
 from tap_resilient.templates import Scope
 
 MAX_SKIPPED_PAGES = 100
@@ -23,7 +24,7 @@ _NOTHING = Response(404, {}, None, 0, "")
 
 @dataclass(frozen=True)
 class Ground:
-    """What a scan covers: the values for its templates, the parameters of its window, and a URL that the source gave."""
+    """What a scan covers: the values for its templates, the parameters of its window, and a URL the source gave."""
 
     scope: Scope
     params: Mapping[str, Any]
@@ -49,7 +50,7 @@ class Scan:
         )
 
     def pages(self) -> Iterator[list[Row]]:
-        """The rows, page by page, until the end or a contradiction.
+        """The rows, page by page (a streamed page in slices), until the end or a contradiction.
 
         Raises what the client raises, and ActionRequested for `split_window`.
         """
@@ -62,7 +63,7 @@ class Scan:
                 continue
             rows = self._take(page, position)
             if not self.seen.contradiction:
-                yield rows
+                yield from slices_of(rows)
                 position = self._paginator.next(Page(rows, page.response, page.past_end), position, self.seen)
 
     def verdict(self) -> tuple[Verdict, str]:
@@ -70,11 +71,16 @@ class Scan:
         return self.seen.verdict()
 
     @property
+    def overlaps(self) -> int:
+        """Rows that came again on the next page, because others moved."""
+        return self.seen.overlaps
+
+    @property
     def drained(self) -> bool:
         """Whether the window was read to its end, with nothing left out."""
         return not self.stopped and not self.seen.contradiction and self.verdict()[0] != "incomplete"
 
-    def _take(self, page: Page, position: Position) -> list[Row]:
+    def _take(self, page: Page, position: Position) -> Sequence[Row]:
         self.seen.saw(page)
         fresh = self._paginator.fresh(page, position, self.seen)
         self.seen.took(fresh.rows)
@@ -94,12 +100,17 @@ class Scan:
             return self._fetch(self._halved(position))
 
     def _ask(self, position: Position) -> Page:
-        found: list[list[Row]] = []
+        found: list[Sequence[Row]] = []
+        names = None if self._paginator.positional else self._spec.records.names  # positions are told by whole pages
+
+        def build() -> Request:
+            return replace(self._request(position), records_at=names)
 
         def check(response: Response) -> None:
-            found[:] = [self._spec.records.select(response.body)]
+            rows = self._spec.records.select(response.body)
+            found[:] = [rows if response.records is None else response.records]
 
-        response = self._client.send(lambda: self._request(position), check=check, handlers=self._spec.error_handlers)
+        response = self._client.send(build, check=check, handlers=self._spec.error_handlers)
         return Page(found[0] if found else [], response)
 
     def _request(self, position: Position) -> Request:

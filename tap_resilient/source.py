@@ -22,6 +22,7 @@ from tap_resilient.completeness import Announcements
 from tap_resilient.deletes import SoftDeletes
 from tap_resilient.fields import FieldSpec
 from tap_resilient.handlers import ErrorHandler, parse_handlers
+from tap_resilient.jobs import JOB_SETTINGS, JobSpec
 from tap_resilient.paginators import Single, parse_paginator
 from tap_resilient.paging import Paginator
 from tap_resilient.paths import Path
@@ -46,7 +47,7 @@ SOURCE_SETTINGS = (
 
 STREAM_SETTINGS = (
     Setting("name", "string", "Name of the stream", required=True),
-    Setting("type", "options", "Kind of the stream", "rest", ("rest",)),
+    Setting("type", "options", "Kind of the stream", "rest", ("rest", "async_job")),
     Setting("path", "string", "Path joined to base_url", required=True),
     Setting("method", "options", "HTTP method; POST for reads that need a body", "GET", ("GET", "POST")),
     Setting("params", "object", "Query parameters", {}),
@@ -66,6 +67,12 @@ STREAM_SETTINGS = (
     Setting("probe", "object", "The canary request"),
 )
 """The keys of a stream."""
+
+ASYNC_JOB_SETTINGS = (
+    *(setting for setting in STREAM_SETTINGS if setting.name not in {"path", "method", "params", "json"}),
+    *JOB_SETTINGS,
+)
+"""The keys of a stream of `type: async_job`."""
 
 PARENT_SETTINGS = (
     Setting("stream", "string", "Name of the parent stream", required=True),
@@ -129,6 +136,7 @@ class StreamSpec:
     deletes: SoftDeletes | None = None
     error_handlers: tuple[ErrorHandler, ...] = ()
     probe: ProbeSpec | None = None
+    job: JobSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -225,17 +233,16 @@ class _Reader:
         return tuple(specs)
 
     def _stream(self, tree: Any, where: str) -> StreamSpec:
-        if isinstance(tree, Mapping) and tree.get("type") == "async_job":
-            self._fault(f"{where}.type", "async_job is not supported yet; supported: rest")
-            return StreamSpec(str(tree.get("name")), "")
-        block = self._take(lambda value, at: read_block(STREAM_SETTINGS, value, at), tree, where)
+        is_job = isinstance(tree, Mapping) and tree.get("type") == "async_job"
+        settings = ASYNC_JOB_SETTINGS if is_job else STREAM_SETTINGS
+        block = self._take(lambda value, at: read_block(settings, value, at), tree, where)
         spec = StreamSpec(
             name=block["name"] or "",
-            path=block["path"] or "",
-            method=block["method"],
-            params=block["params"],
+            path=block.get("path") or "",
+            method=block.get("method", "GET"),
+            params=block.get("params", {}),
             headers=block["headers"],
-            json=block["json"],
+            json=block.get("json"),
             decoder=block["decoder"],
             records=self._take(RecordsSelector.parse, block["records"], f"{where}.records"),
             paginator=self._take(parse_paginator, block["paginator"], f"{where}.paginator"),
@@ -248,6 +255,7 @@ class _Reader:
             deletes=self._take(SoftDeletes.parse, block["deletes"], f"{where}.deletes"),
             error_handlers=self._take(parse_handlers, block["error_handler"], f"{where}.error_handler"),
             probe=self._probe(block["probe"], f"{where}.probe"),
+            job=self._take(JobSpec.parse, block, where) if is_job else None,
         )
         self._check_stream(spec, where)
         return spec
@@ -306,11 +314,16 @@ class _Reader:
         for name, value in (("path", spec.path), ("params", spec.params), ("headers", spec.headers)):
             self._faults += template_faults(value, f"{where}.{name}", allowed=allowed)
         self._faults += template_faults(spec.json, f"{where}.json", allowed=allowed, strict=False)
+        for name, request in spec.job.templates().items() if spec.job else ():
+            known = allowed if name == "create" else {*allowed, "job"}
+            for key in ("path", "params", "headers", "json"):
+                value, strict = getattr(request, key), key != "json"
+                self._faults += template_faults(value, f"{where}.{name}.{key}", allowed=known, strict=strict)
         if spec.json is not None and spec.method != "POST":
             self._fault(f"{where}.json", "needs method: POST")
         if spec.parent and spec.partitions:
             self._fault(f"{where}.partitions", "cannot stand beside parent")
-        for name in (name for item in (spec.path, spec.params) for name in _parent_names(item)):
+        for name in _parent_names([spec.path, spec.params, *_job_values(spec)]):
             if spec.parent and name not in spec.parent.include:
                 self._fault(f"{where}.parent.include", f"must name '{name}', which a template uses")
 
@@ -337,6 +350,11 @@ def _allowed_templates(spec: StreamSpec) -> set[str]:
     allowed = {"config"}
     allowed |= {"start", "end", "state"} if spec.incremental else set()
     return allowed | ({"parent"} if spec.parent else set()) | ({"partition"} if spec.partitions else set())
+
+
+def _job_values(spec: StreamSpec) -> list[Any]:
+    requests = spec.job.templates().values() if spec.job else ()
+    return [value for request in requests for value in (request.path, request.params, request.json)]
 
 
 def _parent_names(value: Any) -> Iterator[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from resilient_core.errors import ConfigError, Fault
+from tap_resilient.jobs import job_state_faults
 from tap_resilient.messages import Messages
 from tap_resilient.outcome import Outcome
 
@@ -32,7 +33,7 @@ def _state_faults(state: Any) -> list[Fault]:
         return [Fault("--state: bookmarks", "must be an object")]
     if not isinstance(state.get("resilient", {}), Mapping):
         return [Fault("--state: resilient", "must be an object")]
-    return [
+    return job_state_faults(state.get("resilient", {}).get("jobs", {})) + [
         Fault(f"--state: bookmarks.{stream}", "must be an object whose partitions are a list of {context, …}")
         for stream, entry in bookmarks.items()
         if not _is_bookmark(entry)
@@ -69,8 +70,13 @@ class StateKeeper:
         self._written_at = clock()
 
     def begin(self) -> None:
-        """Write the state that came in, without the verdicts of the run that left it: this one has not ended."""
-        kept = {key: item for key, item in self.value.get("resilient", {}).items() if key != "scans"}
+        """Write the state that came in, without the verdicts of the run that left it: this one has not ended.
+
+        The jobs that it left go with them if the source is configured otherwise by now.
+        """
+        before = self.value.get("resilient", {})
+        gone = {"scans"} if before.get("source") == self._mark["source"] else {"scans", "jobs"}
+        kept = {key: item for key, item in before.items() if key not in gone}
         self.value["resilient"] = {**kept, **self._mark}
         if self._came_in:
             self._write()

@@ -26,6 +26,8 @@ from tap_resilient.deletes import DELETED_AT, DELETED_AT_SCHEMA
 from tap_resilient.drift import FieldWatch
 from tap_resilient.fields import QualityEvent, Shield
 from tap_resilient.infer import InferredSchema
+from tap_resilient.job_scan import JobScan
+from tap_resilient.jobs import JobBook, JobPlace
 from tap_resilient.keeper import Keeper
 from tap_resilient.outcome import Outcome, snapshot
 from tap_resilient.scan import Ground, Scan
@@ -61,6 +63,7 @@ class ResilientStream(Stream):
         self._schema_written = False
         self._sample: list[Row] | None = None
         self._keeper: Keeper | None = None
+        self._jobs = JobBook(tap.bookmarked, self.spec.name, lambda: tap.checkpoint(force=True))
         self._begun = False
         self.failed = False
         self.outcome = Outcome(self.spec.name, tap.now_text())
@@ -94,7 +97,7 @@ class ResilientStream(Stream):
         self._begin()
         before = snapshot(self._run.client.stats)
         mark = self._keeper.watermark(context) if self._keeper else None
-        pending = deque(self._keeper.windows(mark) if self._keeper and mark else [Window()])
+        pending = deque(self._windows(mark, context))
         try:
             while pending and not self._limit_reached:
                 self._read_window(pending, scope, mark, context)
@@ -102,6 +105,17 @@ class ResilientStream(Stream):
             self.outcome.spent(before, snapshot(self._run.client.stats))
             if mark:
                 self._tell_of(mark)
+
+    def _windows(self, mark: Watermark | None, context: Mapping[str, Any]) -> Iterable[Window]:
+        """What to read, the window of a job that an earlier run left first."""
+        job = self._jobs.get(context) if self.spec.job else None
+        if not (self._keeper and mark):
+            begun = Window() if job and not {"start", "end"} & job.keys() else None
+        else:
+            begun = self._keeper.begun(mark, job) if job else None
+        if job and begun is None:
+            self._jobs.drop(context)
+        return self._keeper.windows(mark, begun) if self._keeper and mark else [Window()]
 
     def _tell_of(self, mark: Watermark) -> None:
         """Say what keeps the bookmark back: values that are none, rows that are not sorted as configured."""
@@ -115,7 +129,7 @@ class ResilientStream(Stream):
         self, pending: deque[Window], scope: Scope, mark: Watermark | None, context: Mapping[str, Any]
     ) -> None:
         window = pending.popleft()
-        scan = self._scan(window, scope, context)
+        scan = self._scan(window, scope, mark, context)
         try:
             for page in scan.pages():
                 rows = self._shaped(page, context)
@@ -129,14 +143,19 @@ class ResilientStream(Stream):
         else:
             self._conclude(scan, mark, context)
 
-    def _scan(self, window: Window, scope: Scope, context: Mapping[str, Any]) -> Scan:
+    def _scan(self, window: Window, scope: Scope, mark: Watermark | None, context: Mapping[str, Any]) -> Scan | JobScan:
         incremental, params = self.spec.incremental, NOTHING
         if incremental and self._keeper:
             start, end = (None if v is None else incremental.kind.write(v) for v in (window.start, window.end))
             state = {"replication_key_value": self._keeper.stored(context)}
             scope = Scope(scope.parent, scope.partition, state, start, end)
             params = params_of(incremental, window)
-        return Scan(self.spec, self._run.client, self._run.resolver, Ground(scope, params))
+        ground, client, resolver = Ground(scope, params), self._run.client, self._run.resolver
+        if self.spec.job is None:
+            return Scan(self.spec, client, resolver, ground)
+        window_facts = self._keeper.facts(window, mark) if self._keeper and mark else NOTHING
+        place = JobPlace(self._jobs, context, window_facts)
+        return JobScan(self.spec, self.spec.job, client, resolver, ground, place=place)
 
     def _shaped(self, page: list[Row], context: Mapping[str, Any]) -> list[Row]:
         """The rows of the stable model, with the values of their partition or parent, deleted ones marked."""
@@ -184,11 +203,11 @@ class ResilientStream(Stream):
             self._keeper.save(mark, context)
         self._run.checkpoint()
 
-    def _conclude(self, scan: Scan, mark: Watermark | None, context: Mapping[str, Any]) -> None:
+    def _conclude(self, scan: Scan | JobScan, mark: Watermark | None, context: Mapping[str, Any]) -> None:
         verdict, reason = scan.verdict()
         self.outcome.judge(verdict, reason)
-        if scan.seen.overlaps:
-            self.logger.warning(facts("rows moved between pages", stream=self.name, repeated=scan.seen.overlaps))
+        if scan.overlaps:
+            self.logger.warning(facts("rows moved between pages", stream=self.name, repeated=scan.overlaps))
         if not (self._keeper and mark):
             return
         trusted = scan.drained and not self._children_failed
@@ -212,12 +231,14 @@ class ResilientStream(Stream):
             child.finish()
 
     def sample(self) -> list[Row]:
-        """The first page, fetched once, for discovery."""
+        """The first page, fetched once, for discovery, which creates no job."""
         if self._sample is None:
             self._sample = []
+            if self.spec.job:
+                return []
             scope, context = self._sample_scope()
             initial = self.spec.incremental.initial if self.spec.incremental else None
-            page = next(self._scan(Window(initial), scope, context).pages(), []) if scope else []
+            page = next(self._scan(Window(initial), scope, None, context).pages(), []) if scope else []
             self._sample = self._shaped(page, context)
             self._inferred.learn(self._sample)
         return self._sample

@@ -1,4 +1,4 @@
-"""Templates `{config.x} {parent.x} {partition.x} {start} {end} {state.x}`: names put in place, nothing evaluated."""
+"""Templates `{config.x} {parent.x} {partition.x} {start} {end} {state.x} {job.id}`: names put in place, no code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from resilient_core.errors import Fault
 from resilient_core.secrets import is_reference
 from resilient_core.settings import unknown_name
 
-NAMESPACES = ("config", "parent", "partition", "state")
+NAMESPACES = ("config", "parent", "partition", "state", "job")
 INSTANTS = ("start", "end")
 KNOWN = (*(f"{{{name}.…}}" for name in NAMESPACES), *(f"{{{name}}}" for name in INSTANTS))
 
@@ -28,6 +28,7 @@ class Scope:
     state: Mapping[str, Any] = field(default_factory=dict)
     start: Any = None
     end: Any = None
+    job: Mapping[str, Any] = field(default_factory=dict)
 
 
 def render(value: Any, scope: Scope) -> Any:
@@ -79,7 +80,8 @@ def _problem(match: re.Match[str], allowed: Collection[str], *, strict: bool) ->
 
 
 def _needs(name: str) -> str:
-    return {"parent": "parent", "partition": "partitions"}.get(name, "incremental block")
+    needs = {"parent": "parent", "partition": "partitions", "job": "job, or none yet"}
+    return needs.get(name, "incremental block")
 
 
 def _walk(value: Any, change: Callable[[str], Any]) -> Any:

@@ -67,7 +67,7 @@ class Api:
                 api.log.append(asked)
                 self._send(api.handle(asked))
 
-            do_POST = do_GET
+            do_POST = do_DELETE = do_GET
 
             def _send(self, answer: Answer) -> None:
                 payload = b"" if answer.status == 204 else answer.payload()
