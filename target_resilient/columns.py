@@ -36,7 +36,8 @@ _TIMES: dict[str, Any] = {
 }
 _json = msgspec.json.Encoder(order="sorted", decimal_format="number")
 _UNION_TEXT = {"string", "integer", "number", "boolean"}
-_T_AND_ZONE = itemgetter(10, -1)
+_MARKS = itemgetter(10, -6, -1)
+_LONGEST_NAIVE = len("2024-01-01T00:00:00.123456")
 
 
 class RefusedValueError(Exception):
@@ -312,9 +313,26 @@ def _boolean(column: Column, values: Values, refused: Refusals) -> list[str]:
 
 
 def _timestamptz(column: Column, values: Values, refused: Refusals) -> list[str]:
-    if _are(datetime, values) and max(map(len, values)) <= 27 and set(map(_T_AND_ZONE, values)) == {("T", "Z")}:
-        return list(values)
+    if _are(datetime, values) and (suffix := _common_zone(column, values)) is not None:
+        return [f"{value}{suffix}" for value in values] if suffix else list(values)
     return _each(values, refused, lambda value: parse_timestamp(value, column.naive).isoformat())
+
+
+def _common_zone(column: Column, values: Sequence[str]) -> str | None:
+    """What to append so that both databases read RFC 3339 date-times as we do; None where they must be rewritten.
+
+    They are rewritten unless all have one form of zone, `T`, at most 6 digits of a fraction, and a year within 2–9998.
+    """
+    marks = set(map(_MARKS, values))
+    longest = max(map(len, values))
+    if {mark[0] for mark in marks} != {"T"} or min(values) < "0002" or max(values) >= "9999":
+        return None
+    if all(mark[2] == "Z" for mark in marks):
+        return "" if longest <= _LONGEST_NAIVE + 1 else None
+    if all(mark[1] in "+-" for mark in marks):
+        return "" if longest <= _LONGEST_NAIVE + 6 else None
+    naive = all(not value[19:] or (value[19] == "." and value[20:].isdigit()) for value in values)
+    return "Z" if naive and column.naive == "utc" and longest <= _LONGEST_NAIVE else None
 
 
 def _timestamp(column: Column, values: Values, refused: Refusals) -> list[str]:

@@ -201,6 +201,10 @@ def exact_float(text: str) -> float | Decimal:
 
 
 decoder = msgspec.json.Decoder(Envelope, float_hook=exact_float)
+_plain_decoder = msgspec.json.Decoder(Envelope)
+_SHAPE = bytes.maketrans(b"0123456789.eE+-", b"00000000000eess")
+_INEXACT = (b"0" * 17, b"0" * 16 + b"e", b"0e000", b"0es000")
+"""Shapes that may be a number which a float does not hold: 15 significant digits always survive (IEEE 754, DBL_DIG)."""
 _encoder = msgspec.json.Encoder(decimal_format="number")
 _raw_decoder = msgspec.json.Decoder(_RawEnvelope)
 
@@ -292,7 +296,7 @@ def _widen_pipe(descriptor: int) -> None:
 
 def _decode(chunk: Chunk) -> Iterator[Event]:
     try:
-        messages: list[Envelope] = decoder.decode_lines(chunk.data)
+        messages = _fitting_decoder(chunk.data).decode_lines(chunk.data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         yield from _decode_each(chunk)
         return
@@ -300,6 +304,12 @@ def _decode(chunk: Chunk) -> Iterator[Event]:
         yield from _decode_each(chunk)  # a message over several lines, or several on one
         return
     yield from _frames(messages, chunk, 0)
+
+
+def _fitting_decoder(data: bytes) -> msgspec.json.Decoder[Envelope]:
+    """The decoder without a call for each float, where no number looks as if a float might not hold it."""
+    shape = data.translate(_SHAPE)
+    return decoder if any(mark in shape for mark in _INEXACT) else _plain_decoder
 
 
 def _frames(messages: list[Envelope], chunk: Chunk, offset: int) -> Iterator[Event]:

@@ -349,6 +349,34 @@ def test_replication_keys_order_as_values_and_null_is_apart(kind: str, low: Any,
     assert across[0] < across[1]
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["2024-01-01T10:00:00Z", "2024-01-01T10:00:00.123456Z"],
+        ["2024-01-01T10:00:00+02:00", "2024-01-01T10:00:00.5-03:30"],
+        ["2024-01-01T10:00:00", "2024-01-01T10:00:00.123456"],
+        ["2024-01-01T10:00:00+0000", "2024-01-01T10:00:00-0330"],
+        ["2024-01-01T10:00:00.1234567", "2024-01-01T10:00:00.1234567Z"],
+        ["2024-01-01T10:00:00", "2024-01-01T10:00:00Z", "2024-01-01T10:00:00+01:00"],
+        ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"],
+    ],
+    ids=lambda texts: texts[0],
+)
+def test_a_column_of_one_form_of_date_times_is_the_same_instants_on_every_path(texts: list[str]) -> None:
+    column = Column("a", "a", "timestamptz")
+    refused: dict[int, str] = {}
+    fields = encode(column, texts, refused)
+    assert refused == {}
+    assert [parse_timestamp(field) for field in fields] == [parse_timestamp(text) for text in texts]
+    assert list(key_values(column, texts, fields)) == [parse_timestamp(text) for text in texts]
+
+
+def test_naive_times_are_refused_in_a_whole_column_too() -> None:
+    refused: dict[int, str] = {}
+    encode(Column("a", "a", "timestamptz", naive="refuse"), ["2024-01-01T10:00:00"] * 2, refused)
+    assert refused == {0: "date-time without zone", 1: "date-time without zone"}
+
+
 def test_naive_times_are_utc_or_refused() -> None:
     assert parse_timestamp("2024-01-01 10:00") == datetime(2024, 1, 1, 10, tzinfo=UTC)
     with pytest.raises(RefusedValueError, match="without zone"):

@@ -130,6 +130,17 @@ def test_no_decimal_changes_its_value_on_the_way(value: Decimal) -> None:
     assert (Decimal(repr(found)) if isinstance(found, float) else found) == Decimal(text)
 
 
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.integers(), min_size=1), st.integers(0, 16))
+def test_the_plain_decoder_is_chosen_only_where_it_is_exact(numbers: list[float], exponent: int) -> None:
+    texts = [json.dumps(number) for number in numbers]
+    texts += [f"{text}e{exponent}" for text in texts if text.lstrip("-").isdigit()]
+    (frame,) = events(*(raw_record(f'{{"v": {text}}}') for text in texts))
+    assert isinstance(frame, Frame)
+    for text, one in zip(texts, frame.records, strict=True):
+        found = one["v"]
+        assert (Decimal(repr(found)) if isinstance(found, float) else Decimal(found)) == Decimal(text)
+
+
 @pytest.mark.parametrize("text", ["1e4400", "-1e-4400", "1e99999999999999999999", "0." + "1" * 4400])
 def test_a_number_that_no_database_holds_is_no_number(text: str) -> None:
     with pytest.raises(ValueError, match="digits"):
