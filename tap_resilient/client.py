@@ -23,7 +23,7 @@ from resilient_core.secrets import Resolver
 from resilient_core.telemetry import facts
 from tap_resilient import urls
 from tap_resilient.auth import Credentials, authenticator, header_authenticator
-from tap_resilient.bodies import read_body
+from tap_resilient.bodies import Body, read_body
 from tap_resilient.client_config import ClientConfig, Timeouts, url_faults
 from tap_resilient.decoders import decode
 from tap_resilient.exchange import (
@@ -40,6 +40,7 @@ from tap_resilient.governor import Governor
 from tap_resilient.handlers import ErrorHandler, parse_handlers
 from tap_resilient.hints import Hints, read_hints
 from tap_resilient.retry import AttemptFailed, Attempts, Verdict
+from tap_resilient.streamed import Opened, open_body
 
 __all__ = [
     "ActionRequested",
@@ -86,7 +87,7 @@ class _Answer:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes | bytearray | BadAnswerError
+    body: Body | BadAnswerError
     url: str
     hints: Hints
     governor: Governor
@@ -225,7 +226,7 @@ class Client:
                 raise self._lost(request, url, error) from None
         return _Answer(answer.status_code, headers, body, url, hints, governor, sent_at)
 
-    def _body(self, answer: requests.Response, deadline: float) -> bytearray | BadAnswerError:
+    def _body(self, answer: requests.Response, deadline: float) -> Body | BadAnswerError:
         limit = self._config.max_response_bytes if answer.ok else MAX_ERROR_BYTES
         try:
             body = read_body(answer.raw, max_bytes=limit, deadline=deadline, clock=self._clock)
@@ -354,17 +355,17 @@ def _is_repeatable(request: Request) -> bool:
 
 def _decoded(request: Request, answer: _Answer) -> Response:
     """The answer with its body decoded; of an error, only if that is possible. Raises AttemptFailed for a bad 2xx."""
-    body, size = None, 0
+    opened, size = Opened(None), 0
     try:
         if isinstance(answer.body, BadAnswerError):
             raise answer.body
         size = len(answer.body)
         if answer.status not in {204, 205} and request.method != "HEAD" and (size or answer.is_success):
-            body = decode(request.decoder, answer.body, answer.headers.get("content-type", ""))
+            opened = open_body(request, answer.body, answer.headers.get("content-type", ""))
     except BadAnswerError as error:
         if answer.is_success:
             raise _bad(request, answer.url, error) from None
-    return Response(answer.status, answer.headers, body, size, answer.url)
+    return Response(answer.status, answer.headers, opened.body, size, answer.url, opened.records)
 
 
 def _checked(request: Request, response: Response, check: Check) -> Response:

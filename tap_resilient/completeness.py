@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Literal
@@ -28,7 +28,7 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 class Page:
     """One answer of a scan. `past_end` marks an answer that says that nothing is there (404 after the last page)."""
 
-    rows: list[Row]
+    rows: Sequence[Row]
     response: Response
     past_end: bool = False
 
@@ -61,18 +61,18 @@ class Announcements:
         return found.lower() in {"true", "1", "yes"} if isinstance(found, str) else bool(found)
 
 
-def whole_rows(rows: list[Row]) -> list[Hashable]:
+def whole_rows(rows: Sequence[Row]) -> list[Hashable]:
     """What identifies rows without a key: all that they hold."""
     return [_encoder.encode(row) for row in rows]
 
 
-def by_keys(names: tuple[str, ...]) -> Callable[[list[Row]], list[Hashable]]:
+def by_keys(names: tuple[str, ...]) -> Callable[[Sequence[Row]], list[Hashable]]:
     """What identifies rows with the key fields `names`; rows that lack one are identified by all that they hold."""
     if not names:
         return whole_rows
     key = itemgetter(*names)
 
-    def identify(rows: list[Row]) -> list[Hashable]:
+    def identify(rows: Sequence[Row]) -> list[Hashable]:
         try:
             keys = list(map(key, rows))
             hash(tuple(keys))
@@ -117,7 +117,7 @@ class Evidence:
     """
 
     announcements: Announcements = field(default_factory=Announcements)
-    identify: Callable[[list[Row]], list[Hashable]] = whole_rows
+    identify: Callable[[Sequence[Row]], list[Hashable]] = whole_rows
     positional: bool = False
     rows: int = 0
     pages: int = 0
@@ -157,7 +157,7 @@ class Evidence:
         if self.empty_in_a_row >= MAX_EMPTY_PAGES:
             self.contradict(f"{MAX_EMPTY_PAGES} empty pages in a row")
 
-    def took(self, rows: list[Row]) -> None:
+    def took(self, rows: Sequence[Row]) -> None:
         """Count the rows of a page; find a page that came before, or shares rows with the last one."""
         if not rows:
             return
@@ -173,18 +173,18 @@ class Evidence:
         self.rows += len(rows)
         self.pages += 1
 
-    def shift(self, rows: list[Row], at: int) -> int | None:
+    def shift(self, rows: Sequence[Row], at: int) -> int | None:
         """How far the rows of the last page have moved since, when the first of `rows` is read at its place `at`.
 
         Above 0, rows came in before them; below 0, rows went away before them; None: none of them is there.
         """
         return _shift(self.identify(rows), self.places, at)
 
-    def front_shift(self, rows: list[Row]) -> int | None:
+    def front_shift(self, rows: Sequence[Row]) -> int | None:
         """How far the rows of the first page have moved since, when it is read again."""
         return _shift(self.identify(rows), self.first_places, 0)
 
-    def after_last(self, rows: list[Row]) -> list[Row]:
+    def after_last(self, rows: Sequence[Row]) -> Sequence[Row]:
         """The members of `rows` behind those that were taken before; all of them if none was."""
         known = [place for place, key in enumerate(self.identify(rows)) if key in self.places]
         return rows[known[-1] + 1 :] if known else rows
@@ -262,7 +262,7 @@ def _count(found: Any) -> int | None:
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 
 
-def _fingerprint(rows: list[Row]) -> bytes:
+def _fingerprint(rows: Sequence[Row]) -> bytes:
     """First, middle and last row stand for the page: pages of distinct rows never share all three."""
     sample = [len(rows), rows[0], rows[len(rows) // 2], rows[-1]]
     return _encoder.encode(sample)

@@ -7,13 +7,15 @@ Infinity as Decimal, because writers turn a float NaN into null.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import re
 import sys
-from collections.abc import Callable
-from decimal import Decimal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
 from typing import Any
 from xml.parsers import expat
 
@@ -21,7 +23,9 @@ import msgspec
 
 from resilient_core.errors import Fault
 from resilient_core.settings import unknown_name
+from tap_resilient.bodies import Body
 from tap_resilient.exchange import BadAnswerError
+from tap_resilient.spool import Spool
 
 MAX_XML_DEPTH = 200
 
@@ -39,16 +43,29 @@ A translated body is searched ten times faster than a regular expression searche
 _MOST_INT_DIGITS = 4300  # of int(), against quadratic time
 
 
-def decode(name: str, body: bytes | bytearray, content_type: str = "") -> Any:
+def decode(name: str, body: Body | bytes, content_type: str = "") -> Any:
     """The body decoded by the decoder `name`. Raises BadAnswerError if it is not what that decoder expects."""
-    if _HTML.match(body) and name != "xml":
-        raise BadAnswerError(f"the answer is an HTML page, not {name}")
+    whole = body.read() if isinstance(body, Spool) else body
+    with refusing(name, len(whole)):
+        refuse_html(name, whole)
+        return DECODERS[name](_utf8(whole, content_type))
+
+
+@contextmanager
+def refusing(name: str, size: int) -> Iterator[None]:
+    """Makes a BadAnswerError of whatever a decoder raises over a body of `size` bytes."""
     try:
-        return DECODERS[name](_utf8(body, content_type))
+        yield
     except RecursionError:
         raise BadAnswerError(f"the {name} answer is nested too deeply") from None
     except (ValueError, csv.Error, expat.ExpatError, msgspec.DecodeError):
-        raise BadAnswerError(f"the answer is not valid {name} ({len(body)} bytes)") from None
+        raise BadAnswerError(f"the answer is not valid {name} ({size} bytes)") from None
+
+
+def refuse_html(name: str, head: bytes | bytearray) -> None:
+    """Raises BadAnswerError if a body that begins with `head` is a web page."""
+    if _HTML.match(head) and name != "xml":
+        raise BadAnswerError(f"the answer is an HTML page, not {name}")
 
 
 def decoder_faults(name: str, where: str) -> list[Fault]:
@@ -57,8 +74,14 @@ def decoder_faults(name: str, where: str) -> list[Fault]:
 
 
 def exact_number(text: str) -> float | Decimal:
-    """The decimal in `text` as a float if that holds it exactly in its shortest form, else as a Decimal."""
-    number, exact = float(text), Decimal(text)
+    """The decimal in `text` as a float if that holds it exactly in its shortest form, else as a Decimal.
+
+    A number with an exponent beyond those of Decimal (10^18) is NaN, for its record to be refused.
+    """
+    try:
+        number, exact = float(text), Decimal(text)
+    except InvalidOperation:
+        return Decimal("NaN")
     return number if Decimal(repr(number)) == exact else exact
 
 
@@ -88,24 +111,51 @@ def _numbers(body: bytes | bytearray) -> msgspec.json.Decoder[Any]:
 
 
 def _lenient(body: bytes | bytearray) -> Any:
-    return json.loads(body.decode(), parse_float=exact_number, parse_int=_exact_integer, parse_constant=Decimal)
+    return lenient_json.decode(body.decode())
 
 
 def _exact_integer(text: str) -> int | Decimal:
     return int(text) if len(text) <= _MOST_INT_DIGITS else Decimal(text)
 
 
+lenient_json = json.JSONDecoder(parse_float=exact_number, parse_int=_exact_integer, parse_constant=Decimal)
+"""Slow, exact, and open to what strict JSON forbids."""
+
+
 def _csv(body: bytes | bytearray) -> list[dict[str, str]]:
+    rows = csv_text(body)
+    return csv_rows(csv_header(rows), rows)
+
+
+def csv_text(body: bytes | bytearray) -> Iterator[list[str]]:
+    """The rows of a CSV text."""
+    return csv_reader(io.StringIO(body.decode(), newline=""))
+
+
+def csv_reader(lines: Iterable[str]) -> Iterator[list[str]]:
+    """The rows of `lines`; a blank line is an empty one."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(body.decode(), newline=""), strict=True)
-    header = next(reader, [])
+    return csv.reader(lines, strict=True)
+
+
+def csv_header(rows: Iterator[list[str]]) -> list[str]:
+    """The names of the columns, from the first row. Raises BadAnswerError if one comes twice."""
+    header = next(rows, [])
     if len(set(header)) < len(header):
         raise BadAnswerError("the CSV header names a column twice")
-    rows = [row for row in reader if row]
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise BadAnswerError(f"CSV row {number} has {len(row)} fields, the header {len(header)}: cut or broken")
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    return header
+
+
+def csv_rows(header: Sequence[str], rows: Iterable[list[str]]) -> list[dict[str, str]]:
+    """The rows by their columns, without blank ones. Raises BadAnswerError as `csv_row`."""
+    return [csv_row(header, row, number) for number, row in enumerate(filter(None, rows), 1)]
+
+
+def csv_row(header: Sequence[str], row: Sequence[str], number: int) -> dict[str, str]:
+    """Row `number` (from 1) by its columns. Raises BadAnswerError if it has more or fewer fields than the header."""
+    if len(row) != len(header):
+        raise BadAnswerError(f"CSV row {number} has {len(row)} fields, the header {len(header)}: cut or broken")
+    return dict(zip(header, row, strict=True))
 
 
 def _xml(body: bytes | bytearray) -> dict[str, Any]:
@@ -157,17 +207,22 @@ DECODERS: dict[str, Callable[[bytes | bytearray], Any]] = {"json": _json, "jsonl
 
 
 def _utf8(body: bytes | bytearray, content_type: str) -> bytes | bytearray:
-    """The body as UTF-8 without BOM: by its BOM, the charset of Content-Type, an XML declaration, else as it is."""
+    mark, charset = encoding(body, content_type)
+    rest = body[mark:] if mark else body
+    return rest if charset == "utf-8" else rest.decode(charset).encode()
+
+
+def encoding(head: bytes | bytearray, content_type: str) -> tuple[int, str]:
+    """The length of the BOM that a body begins with, and its charset: by that BOM, Content-Type, XML, else UTF-8."""
     for mark, name in (*_BOMS, *_BOMS_16):
-        if body.startswith(mark):
-            rest = body[len(mark) :]
-            return rest if name == "utf-8" else rest.decode(name).encode()
-    declared = _XML_ENCODING.match(body)
+        if head.startswith(mark):
+            return len(mark), name
+    declared = _XML_ENCODING.match(head)
     found = _CHARSET.search(content_type)
     charset = found[1].lower() if found else declared[1].decode().lower() if declared else "utf-8"
     if charset in {"utf-8", "utf8", "us-ascii", "ascii"}:
-        return body
+        return 0, "utf-8"
     try:
-        return body.decode(charset).encode()
+        return 0, codecs.lookup(charset).name
     except LookupError:
         raise BadAnswerError("the answer has an unknown charset") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ class Request:
 
     `url` is absolute, or a path joined to `base_url`. Of `params`, None values are dropped and lists repeat.
     `json` is the body of POST reads. A POST is retried only if it is `read_only` or has an Idempotency-Key header.
+    `records_at` are the names that lead to the records in the body (none: it is the body itself), so that a body which
+    is too large for memory can be streamed; None decodes every body whole.
     """
 
     method: str
@@ -24,6 +26,7 @@ class Request:
     json: Any = None
     decoder: str = "json"
     read_only: bool = True
+    records_at: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Response:
     """An answer that arrived whole. Header names are lower case; `size_bytes` counts the body as decompressed.
 
     `body` is decoded; None where there is none (204). In it, integers are exact at any size, and a decimal that a
-    float cannot hold exactly is a `decimal.Decimal`.
+    float cannot hold exactly is a `decimal.Decimal`. `records` are those of a streamed body, which then has an empty
+    list in their place; None where the body is whole.
     """
 
     status: int
@@ -39,6 +43,7 @@ class Response:
     body: Any
     size_bytes: int
     url: str
+    records: Sequence[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

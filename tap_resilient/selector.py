@@ -33,6 +33,11 @@ class RecordsSelector:
         path, more = parse_path(block["path"], f"{where}.path")
         return cls(path or Path("@"), block["on_missing_path"] == "empty"), faults + more
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The plain names that lead to the records; None for an expression."""
+        return () if self.path.expression == "@" else self.path.names
+
     def select(self, body: Any) -> list[Row]:
         """The records in `body`. Raises BadAnswerError when the path is missing or holds no list of objects."""
         found = self.path.find(body)
