@@ -1,8 +1,9 @@
 """target-resilient against its limit: psql's COPY into a temporary table plus INSERT … ON CONFLICT, in one run.
 
-Usage: python benchmarks/target.py [--rows 1000000] [--rounds 3] [--profile narrow|wide] [--destination URL]
+Usage: python benchmarks/target.py [--rows 1000000] [--rounds 3] [--profile narrow|wide]
 
 Each round loads the same records with both contenders, first into an empty table and then again (nothing changes).
+Narrow records have 8 fields, wide ones 30, of which 4 are nested.
 Prints the medians and the ratio of rates; 1.0 would be as fast as psql alone. Peak RSS is the target's own.
 """
 
@@ -19,58 +20,101 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 SEED = 20261124
-COLUMNS = {
+NARROW = {
     "id": "bigint", "customer": "text", "email": "text", "amount": "double precision", "active": "boolean",
     "updated_at": "timestamptz", "country": "text", "quantity": "bigint",
 }  # fmt: skip
+WIDE = {
+    "id": "bigint",
+    **{f"text_{n}": "text" for n in range(8)},
+    **{f"count_{n}": "bigint" for n in range(5)},
+    **{f"rate_{n}": "double precision" for n in range(5)},
+    **{f"flag_{n}": "boolean" for n in range(3)},
+    **{f"at_{n}": "timestamptz" for n in range(3)},
+    "day": "date", "customer": "jsonb", "shipping": "jsonb", "lines": "jsonb", "taxes": "jsonb",
+}  # fmt: skip
 JSON_TYPES = {
-    "bigint": {"type": "integer"}, "text": {"type": ["string", "null"]}, "double precision": {"type": "number"},
-    "boolean": {"type": "boolean"}, "timestamptz": {"type": "string", "format": "date-time"},
+    "bigint": {"type": ["integer", "null"]}, "text": {"type": ["string", "null"]}, "boolean": {"type": "boolean"},
+    "double precision": {"type": ["number", "null"]}, "timestamptz": {"type": "string", "format": "date-time"},
+    "date": {"type": "string", "format": "date"}, "jsonb": {"type": ["object", "array"]},
 }  # fmt: skip
 
 
-def records(rows: int) -> Iterator[dict[str, Any]]:
-    """Orders with a mix of types, some nulls, and text that needs quoting."""
-    chance = random.Random(SEED)
-    for number in range(rows):
-        yield {
-            "id": number,
-            "customer": f'Customer "{number}"' if number % 50 == 0 else f"Customer {number}",
-            "email": None if number % 20 == 0 else f"c{number}@example.com",
-            "amount": round(chance.random() * 1000, 2),
-            "active": number % 3 != 0,
-            "updated_at": f"2024-{1 + number % 12:02d}-{1 + number % 28:02d}T{number % 24:02d}:00:{number % 60:02d}Z",
-            "country": ("DE", "FR", "US", "JP")[number % 4],
-            "quantity": number % 97,
-        }
+def narrow(number: int, chance: random.Random) -> dict[str, Any]:
+    """An order: a mix of types, some nulls, and text that needs quoting."""
+    return {
+        "id": number,
+        "customer": f'Customer "{number}"' if number % 50 == 0 else f"Customer {number}",
+        "email": None if number % 20 == 0 else f"c{number}@example.com",
+        "amount": round(chance.random() * 1000, 2),
+        "active": number % 3 != 0,
+        "updated_at": f"2024-{1 + number % 12:02d}-{1 + number % 28:02d}T{number % 24:02d}:00:{number % 60:02d}Z",
+        "country": ("DE", "FR", "US", "JP")[number % 4],
+        "quantity": number % 97,
+    }
 
 
-def write_inputs(folder: Path, rows: int) -> tuple[Path, Path]:
+def wide(number: int, chance: random.Random) -> dict[str, Any]:
+    """30 fields, nulls in every kind of column, offsets and fractions in the date-times, four nested values."""
+    minute = f"2024-{1 + number % 12:02d}-{1 + number % 28:02d}T{number % 24:02d}:{number % 60:02d}"
+    street = {"street": f'{number} Main "St"', "zip": f"{number % 99999:05d}", "geo": [round(chance.random(), 6), 0.5]}
+    return {
+        "id": number,
+        **{f"text_{n}": f"text {n} of {number}" if (number + n) % 11 else None for n in range(8)},
+        **{f"count_{n}": number * 7919 % 1_000_003 if (number + n) % 7 else None for n in range(5)},
+        **{f"rate_{n}": round(chance.random() * 1000, 2) if (number + n) % 5 else number % 50 for n in range(5)},
+        **{f"flag_{n}": (number + n) % 3 == 0 for n in range(3)},
+        **{f"at_{n}": f"{minute}:00{suffix}" for n, suffix in enumerate(("Z", "+02:00", ".123456Z"))},
+        "day": minute[:10],
+        "customer": {"name": f"Customer {number}", "address": street, "tags": ["a", "b", str(number)]},
+        "shipping": {"carrier": "post", "address": street, "cost": round(chance.random() * 9, 2)},
+        "lines": [{"sku": f"s{number}-{n}", "qty": n, "price": round(chance.random() * 99, 2)} for n in range(2)],
+        "taxes": [0.19, {"code": "DE"}],
+    }
+
+
+PROFILES: dict[str, tuple[dict[str, str], Callable[[int, random.Random], dict[str, Any]]]] = {
+    "narrow": (NARROW, narrow),
+    "wide": (WIDE, wide),
+}
+
+
+def write_inputs(folder: Path, rows: int, profile: str) -> tuple[Path, Path]:
     """The same records as a Singer file and as CSV for psql."""
+    columns, make = PROFILES[profile]
+    chance = random.Random(SEED)
     singer, flat = folder / "records.singer", folder / "records.csv"
-    schema = {"type": "object", "properties": {name: JSON_TYPES[kind] for name, kind in COLUMNS.items()}}
+    schema = {"type": "object", "properties": {name: JSON_TYPES[kind] for name, kind in columns.items()}}
     message = {"type": "SCHEMA", "stream": "orders", "schema": schema, "key_properties": ["id"]}
     with singer.open("w") as lines, flat.open("w", newline="") as table:
         writer = csv.writer(table)
         lines.write(json.dumps(message) + "\n")
-        for number, record in enumerate(records(rows)):
+        for number in range(rows):
+            record = make(number, chance)
             lines.write(json.dumps({"type": "RECORD", "stream": "orders", "record": record}) + "\n")
-            writer.writerow(["" if value is None else value for value in record.values()])
+            writer.writerow([csv_field(value) for value in record.values()])
             if number % 10_000 == 9_999:
                 lines.write(json.dumps({"type": "STATE", "value": {"orders": number}}) + "\n")
     return singer, flat
 
 
-def limit_script(flat: Path) -> str:
+def csv_field(value: Any) -> Any:
+    """A value as COPY reads it."""
+    if value is None:
+        return ""
+    return json.dumps(value) if isinstance(value, (dict, list)) else value
+
+
+def limit_script(flat: Path, columns: dict[str, str]) -> str:
     """What psql runs: COPY into a temporary table, then one upsert that leaves unchanged rows alone."""
-    names = ", ".join(COLUMNS)
-    others = [name for name in COLUMNS if name != "id"]
-    definitions = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+    names = ", ".join(columns)
+    others = [name for name in columns if name != "id"]
+    definitions = ", ".join(f"{name} {kind}" for name, kind in columns.items())
     assignments = ", ".join(f"{name} = excluded.{name}" for name in others)
     differs = " OR ".join(f"t.{name} IS DISTINCT FROM excluded.{name}" for name in others)
     return (
@@ -94,6 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", choices=PROFILES, default="narrow")
     options = parser.parse_args()
 
     os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp())
@@ -111,23 +156,23 @@ def main() -> None:
 
 def bench(folder: Path, url: str, psql: Path, options: argparse.Namespace) -> None:
     """Interleave the contenders and print medians."""
-    singer, flat = write_inputs(folder, options.rows)
+    singer, flat = write_inputs(folder, options.rows, options.profile)
     script = folder / "limit.sql"
-    script.write_text(limit_script(flat))
+    script.write_text(limit_script(flat, PROFILES[options.profile][0]))
     config = folder / "config.json"
     config.write_text(json.dumps({"destination": url}))
-    quiet = {"stdout": subprocess.DEVNULL, "check": True}
+    quiet = {"stdout": subprocess.DEVNULL}
 
     def statement(text: str) -> None:
-        subprocess.run([psql, url, "-qc", text], **quiet)
+        subprocess.run([psql, url, "-qc", text], check=True, **quiet)
 
     def limit() -> None:
-        subprocess.run([psql, url, "-q", "-v", "ON_ERROR_STOP=1", "-f", script], **quiet)
+        subprocess.run([psql, url, "-q", "-v", "ON_ERROR_STOP=1", "-f", script], check=True, **quiet)
 
     def ours() -> None:
         command = [sys.executable, "-c", "from target_resilient.target import main; main()", "--config", str(config)]
         with singer.open("rb") as lines:
-            subprocess.run(command, stdin=lines, env={**os.environ, "LOGLEVEL": "ERROR"}, **quiet)
+            subprocess.run(command, check=True, stdin=lines, env={**os.environ, "LOGLEVEL": "ERROR"}, **quiet)
 
     seconds: dict[str, list[float]] = {"limit first": [], "ours first": [], "limit reload": [], "ours reload": []}
     for round_number in range(options.rounds):
