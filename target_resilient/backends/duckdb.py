@@ -309,7 +309,8 @@ def _csv_file(lines: Sequence[str]) -> Iterator[tuple[str, int]]:
         file.write(("\n".join(lines) + "\n").encode())
         file.flush()
         path = f"/dev/fd/{file.fileno()}" if nameless else file.name
-        yield path, max(map(len, lines), default=0) * 4  # UTF-8 takes up to 4 bytes a character
+        long = [line for line in lines if len(line) * 4 > _MIN_LINE_BYTES]  # UTF-8 takes up to 4 bytes a character
+        yield path, max((len(line.encode()) for line in long), default=0)
 
 
 def _open_lock_file(path: Path) -> IO[bytes]:
