@@ -189,6 +189,14 @@ class Evidence:
         known = [place for place, key in enumerate(self.identify(rows)) if key in self.places]
         return rows[known[-1] + 1 :] if known else rows
 
+    def joins(self, rows: Sequence[Row], *, overlap: bool) -> bool:
+        """Whether `rows` go on where the last page ended: with its last row if they `overlap`, else with none of it."""
+        keys = self.identify(rows)
+        shared = [key for key in keys if key in self.places]
+        if not overlap:
+            return bool(keys) and not shared
+        return shared == keys[:1] and [self.places[key] for key in shared] == [self.last_size - 1]
+
     def follow(self, token: Hashable) -> None:
         """Take note of the cursor or URL that is read next; one that came before is a cycle."""
         if self._tokens.repeats(token):

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin
@@ -17,14 +17,14 @@ from resilient_core.telemetry import facts
 from tap_resilient.client import Client
 from tap_resilient.completeness import SEVERITY, Verdict
 from tap_resilient.exchange import ActionRequested, BadAnswerError, RequestRefusedError, Response
+from tap_resilient.fetcher import Fetcher, Ground
 from tap_resilient.hints import read_hints
 from tap_resilient.jobs import JobPlace, JobSpec
 from tap_resilient.paginators import Single
 from tap_resilient.paths import MISSING, Path
 from tap_resilient.request_template import RequestTemplate
-from tap_resilient.scan import Ground, Scan
+from tap_resilient.scan import Scan
 from tap_resilient.selector import Row
-from tap_resilient.source import StreamSpec
 
 CANCEL_SECONDS = 5.0
 """How long a run that a signal ends waits for the cancelling of its job."""
@@ -39,15 +39,15 @@ class _JobLostError(Exception):
 
 
 class JobScan:
-    """Reads the rows of one job over one ground. `place` is where the state keeps it.
+    """Reads the rows of one job over one ground. `fetcher` is for its results, `place` is where the state keeps it.
 
     `clock` (seconds, monotonic) and `sleep` are replaced in tests.
     """
 
     def __init__(
         self,
-        spec: StreamSpec,
         job: JobSpec,
+        fetcher: Fetcher,
         client: Client,
         resolver: Resolver,
         ground: Ground,
@@ -56,7 +56,8 @@ class JobScan:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._spec = replace(spec, **_request_fields(job.download))
+        self._spec = fetcher.spec
+        self._fetcher = fetcher
         self._job = job
         self._client = client
         self._resolver = resolver
@@ -190,7 +191,7 @@ class JobScan:
         return [urljoin(answer.url, url) for url in urls if isinstance(url, str)]
 
     def _result(self, url: str | None) -> Iterator[list[Row]]:
-        scan = Scan(self._spec, self._client, self._resolver, replace(self._ground, params={}, url=url))
+        scan = Scan(self._fetcher, replace(self._ground, params={}, url=url))
         for rows in scan.pages():
             self._rows += len(rows)
             yield rows
@@ -224,11 +225,6 @@ class JobScan:
             self._send(cancel, replace(self._ground, params={}), lambda _: None)
         except (ResilientError, ActionRequested) as error:
             log.warning(facts("job could not be cancelled", stream=self._spec.name, problem=str(error)))
-
-
-def _request_fields(template: RequestTemplate) -> Mapping[str, Any]:
-    names = ("path", "method", "params", "headers", "json")
-    return {name: getattr(template, name) for name in names}
 
 
 def _needs(path: Path, what: str) -> Callable[[Response], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urljoin
@@ -33,6 +33,10 @@ class Base:
     def fresh(self, page: Page, position: Position, seen: Evidence) -> Page:
         """All rows are new here."""
         return page
+
+    def ahead(self, position: Position, seen: Evidence) -> Iterable[Position]:
+        """Nobody knows where the next page is before this one has come."""
+        return ()
 
     def resized(self, position: Position, size: int) -> Position:
         """Pages cannot be resized in general."""
@@ -90,6 +94,13 @@ class Numbered(Base):
         if page.rows:
             return self._after_rows(position, seen)
         return self._after_empty(page, position, seen)
+
+    def ahead(self, position: Position, seen: Evidence) -> Iterable[Position]:
+        """The next numbers."""
+        if position.purpose != "read" or seen.has_more is False:
+            return ()
+        pages = seen.total_pages or -(-(seen.last_total or 0) // max(seen.largest_page, 1))
+        return (self._page(number) for number in range(position.index + 1, self.first_number + pages))
 
     def skipping(self, position: Position, seen: Evidence) -> Position | None:
         """The next number."""
@@ -175,6 +186,15 @@ class Offset(Base):
             seen.contradict("has_more is true, but no row follows the last one")
         seen.announce("an empty page after the last")
         return None
+
+    def ahead(self, position: Position, seen: Evidence) -> Iterable[Position]:
+        """The next offsets, as far apart as full pages reach, less the row that two pages share."""
+        after = self._after(position, seen)
+        shared = int(after.purpose == "overlap")
+        if after.index <= position.index or seen.has_more is False or seen.largest_page <= shared:
+            return ()
+        offsets = range(after.index, (seen.last_total or 0) - shared, seen.largest_page - shared)
+        return (self._at(offset, position.size, after.purpose) for offset in offsets)
 
     def resized(self, position: Position, size: int) -> Position:
         """The same offset with another limit."""

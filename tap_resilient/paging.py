@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -55,6 +55,10 @@ class Paginator(Protocol):
 
     def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
         """Where to read after `page`; None at the end, or after a contradiction."""
+        ...
+
+    def ahead(self, position: Position, seen: Evidence) -> Iterable[Position]:
+        """Where to read after this place if nothing moves, as far as the declared total says that rows are."""
         ...
 
     def resized(self, position: Position, size: int) -> Position:

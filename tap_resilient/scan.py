@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from resilient_core.errors import UnavailableError
-from resilient_core.secrets import Resolver
-from tap_resilient.client import ActionRequested, Client, Request, RequestRefusedError, Response
+from tap_resilient.client import ActionRequested, RequestRefusedError, Response
 from tap_resilient.completeness import Evidence, Page, Verdict, by_keys
+from tap_resilient.fetcher import Fetcher, Ground
 from tap_resilient.paging import Position
-from tap_resilient.request_template import RequestTemplate
 from tap_resilient.selector import Row
 from tap_resilient.source import StreamSpec
 from tap_resilient.streamed import slices_of
-from tap_resilient.templates import Scope
 
 MAX_SKIPPED_PAGES = 100
 
 _NOTHING = Response(404, {}, None, 0, "")
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What a scan covers: the values for its templates, the parameters of its window, and a URL the source gave."""
-
-    scope: Scope
-    params: Mapping[str, Any]
-    url: str | None = None
-
-
 class Scan:
     """Reads the pages of one stream over one ground."""
 
-    def __init__(self, spec: StreamSpec, client: Client, resolver: Resolver, ground: Ground) -> None:
-        self._spec = spec
-        self._client = client
-        self._resolver = resolver
+    def __init__(self, fetcher: Fetcher, ground: Ground) -> None:
+        spec = fetcher.spec
+        self._fetcher = fetcher
         self._ground = ground
         self._paginator = spec.paginator
-        self._template = RequestTemplate(spec.path, spec.method, spec.params, spec.headers, spec.json, spec.decoder)
         self._skipped_pages = 0
         self.stopped = False
         self.seen = Evidence(
@@ -63,6 +48,7 @@ class Scan:
                 continue
             rows = self._take(page, position)
             if not self.seen.contradiction:
+                self._look_ahead(position)
                 yield from slices_of(rows)
                 position = self._paginator.next(Page(rows, page.response, page.past_end), position, self.seen)
 
@@ -89,7 +75,7 @@ class Scan:
     def _fetch(self, position: Position) -> tuple[Page, Position]:
         """The page at `position`, and the position it was read at: smaller pages are asked for where that may help."""
         try:
-            return self._ask(position), position
+            return self._page(position), position
         except RequestRefusedError as refusal:
             if self._is_past_end(refusal, position):
                 return Page([], _NOTHING, past_end=True), position
@@ -99,26 +85,23 @@ class Scan:
                 raise
             return self._fetch(self._halved(position))
 
-    def _ask(self, position: Position) -> Page:
-        found: list[Sequence[Row]] = []
-        names = None if self._paginator.positional else self._spec.records.names  # positions are told by whole pages
+    def _page(self, position: Position) -> Page:
+        """The page, perhaps fetched ahead.
 
-        def build() -> Request:
-            return replace(self._request(position), records_at=names)
+        One that does not go on where the last one ended is fetched again: it may show rows that have moved since.
+        """
+        page = self._fetcher.taken(self._ground, position)
+        if page is not None and (position.first or self.seen.joins(page.rows, overlap=position.purpose == "overlap")):
+            return page
+        self._fetcher.forget(self._ground)
+        return self._fetcher.fetch(self._ground, position)
 
-        def check(response: Response) -> None:
-            rows = self._spec.records.select(response.body)
-            found[:] = [rows if response.records is None else response.records]
-
-        response = self._client.send(build, check=check, handlers=self._spec.error_handlers)
-        return Page(found[0] if found else [], response)
-
-    def _request(self, position: Position) -> Request:
-        ground = self._ground
-        if position.url is not None:
-            return self._template.followed(ground.scope, self._resolver, position.url)
-        moving = {**ground.params, **position.params}
-        return self._template.filled(ground.scope, self._resolver, moving, url=ground.url)
+    def _look_ahead(self, position: Position) -> None:
+        """Fetch the next pages ahead; not where rows move, for then only one page after the other shows them all."""
+        if self.seen.overlaps or self.seen.base:
+            self._fetcher.forget(self._ground)
+        else:
+            self._fetcher.expect((self._ground, after) for after in self._paginator.ahead(position, self.seen))
 
     def _is_past_end(self, refusal: RequestRefusedError, position: Position) -> bool:
         """404 after the first page; any refusal of a request that only looks whether anything is left."""

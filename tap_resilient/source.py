@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -137,6 +137,15 @@ class StreamSpec:
     error_handlers: tuple[ErrorHandler, ...] = ()
     probe: ProbeSpec | None = None
     job: JobSpec | None = None
+
+    def of_pages(self) -> StreamSpec:
+        """The stream as its pages are asked for: the download of a job, else itself."""
+        if self.job is None:
+            return self
+        asked = self.job.download
+        return replace(
+            self, path=asked.path, method=asked.method, params=asked.params, headers=asked.headers, json=asked.json
+        )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from singer_sdk.mapper import SameRecordTransform, StreamMap
@@ -24,13 +25,14 @@ from tap_resilient.bookmarks import Bookmarks
 from tap_resilient.client import ActionRequested
 from tap_resilient.deletes import DELETED_AT, DELETED_AT_SCHEMA
 from tap_resilient.drift import FieldWatch
+from tap_resilient.fetcher import Fetcher, Ground
 from tap_resilient.fields import QualityEvent, Shield
 from tap_resilient.infer import InferredSchema
 from tap_resilient.job_scan import JobScan
 from tap_resilient.jobs import JobBook, JobPlace
 from tap_resilient.keeper import Keeper
 from tap_resilient.outcome import Outcome, snapshot
-from tap_resilient.scan import Ground, Scan
+from tap_resilient.scan import Scan
 from tap_resilient.selection import FieldSelection
 from tap_resilient.selector import Row
 from tap_resilient.source import StreamSpec
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
     from tap_resilient.tap import ResilientTap
 
 NOTHING: Mapping[str, Any] = {}
+
+Unit = tuple[Scope, Mapping[str, Any]]
+"""A partition, or a parent record: its values for the templates, and its name in the state."""
 
 ABORTING = (ConfigError, CredentialsRefusedError, StoppedError, TerminatedError)
 """Errors that end the whole run: no other stream could do better."""
@@ -65,6 +70,8 @@ class ResilientStream(Stream):
         self._keeper: Keeper | None = None
         self._jobs = JobBook(tap.bookmarked, self.spec.name, lambda: tap.checkpoint(force=True))
         self._begun = False
+        self._fetcher: Fetcher | None = None
+        self._upcoming: deque[Unit] = deque()
         self.failed = False
         self.outcome = Outcome(self.spec.name, tap.now_text())
         self._shield = Shield(self.spec.fields, self.outcome.quality)
@@ -75,8 +82,7 @@ class ResilientStream(Stream):
 
     def _sync_records(self, context: Any = None, *, write_messages: bool = True) -> Generator[dict[str, Any], Any, Any]:
         """Read every partition, then conclude. Raises IncompleteScanError if the source kept something back."""
-        for partition in self.spec.partitions or (NOTHING,):
-            self.read(Scope(partition=partition), partition)
+        self.read_each([(Scope(partition=partition), partition) for partition in self.spec.partitions or (NOTHING,)])
         self.finish()
         self._run.checkpoint(force=True)
         for stream in (self, *self._active_children()):
@@ -89,12 +95,23 @@ class ResilientStream(Stream):
         for _ in self._sync_records():
             pass
 
+    def read_each(self, units: Iterable[Unit]) -> None:
+        """Read partitions, or the children of parent records, in their order; the next ones are fetched ahead."""
+        self._begin()
+        self._upcoming = deque(units)
+        try:
+            while self._upcoming and not self.failed:
+                self.read(*self._upcoming.popleft())
+        finally:
+            self._upcoming.clear()
+            if self._fetcher:
+                self._fetcher.forget()
+
     def read(self, scope: Scope, context: Mapping[str, Any]) -> None:
         """Read one partition, or the children of one parent record, from its bookmark on.
 
         `context` names it in the state, and its values are added to the records.
         """
-        self._begin()
         before = snapshot(self._run.client.stats)
         mark = self._keeper.watermark(context) if self._keeper else None
         pending = deque(self._windows(mark, context))
@@ -132,6 +149,7 @@ class ResilientStream(Stream):
         scan = self._scan(window, scope, mark, context)
         try:
             for page in scan.pages():
+                self._look_ahead(scan, pending, scope, context)
                 rows = self._shaped(page, context)
                 self._emit(rows)
                 self._read_children(rows)
@@ -143,19 +161,43 @@ class ResilientStream(Stream):
         else:
             self._conclude(scan, mark, context)
 
+    def _look_ahead(
+        self, scan: Scan | JobScan, pending: Iterable[Window], scope: Scope, context: Mapping[str, Any]
+    ) -> None:
+        """Fetch the first pages of the next windows and units, the fewer the more pages this one has."""
+        if self._fetcher and isinstance(scan, Scan):
+            places = self._fetcher.places // max(scan.seen.pages, 1)
+            grounds = islice(self._grounds_ahead(pending, scope, context), places)
+            start = self.spec.paginator.start()
+            self._fetcher.expect((ground, start) for ground in grounds)
+
+    def _grounds_ahead(self, pending: Iterable[Window], scope: Scope, context: Mapping[str, Any]) -> Iterator[Ground]:
+        for window in pending:
+            yield self._ground(window, scope, context)
+        for next_scope, next_context in self._upcoming:
+            try:
+                mark = self._keeper.watermark(next_context) if self._keeper else None
+            except ConfigError:  # told when its turn comes
+                return
+            yield self._ground(next(iter(self._windows(mark, next_context))), next_scope, next_context)
+
     def _scan(self, window: Window, scope: Scope, mark: Watermark | None, context: Mapping[str, Any]) -> Scan | JobScan:
+        fetcher = self._fetcher or self._run.fetcher(self.spec, ahead=False)
+        ground = self._ground(window, scope, context)
+        if self.spec.job is None:
+            return Scan(fetcher, ground)
+        window_facts = self._keeper.facts(window, mark) if self._keeper and mark else NOTHING
+        place = JobPlace(self._jobs, context, window_facts)
+        return JobScan(self.spec.job, fetcher, self._run.client, self._run.resolver, ground, place=place)
+
+    def _ground(self, window: Window, scope: Scope, context: Mapping[str, Any]) -> Ground:
         incremental, params = self.spec.incremental, NOTHING
         if incremental and self._keeper:
             start, end = (None if v is None else incremental.kind.write(v) for v in (window.start, window.end))
             state = {"replication_key_value": self._keeper.stored(context)}
             scope = Scope(scope.parent, scope.partition, state, start, end)
             params = params_of(incremental, window)
-        ground, client, resolver = Ground(scope, params), self._run.client, self._run.resolver
-        if self.spec.job is None:
-            return Scan(self.spec, client, resolver, ground)
-        window_facts = self._keeper.facts(window, mark) if self._keeper and mark else NOTHING
-        place = JobPlace(self._jobs, context, window_facts)
-        return JobScan(self.spec, self.spec.job, client, resolver, ground, place=place)
+        return Ground(scope, params)
 
     def _shaped(self, page: list[Row], context: Mapping[str, Any]) -> list[Row]:
         """The rows of the stable model, with the values of their partition or parent, deleted ones marked."""
@@ -178,22 +220,21 @@ class ResilientStream(Stream):
 
     def _read_children(self, rows: list[Row]) -> None:
         for child in self._active_children():
-            for row in rows:
-                if not child.failed:
-                    self._read_child(child, row)
+            units = [unit for row in rows if (unit := self._unit_of(child, row))]
+            try:
+                child.read_each(units)
+            except ABORTING:
+                raise
+            except ResilientError as error:
+                self._run.failed(child, error)
 
-    def _read_child(self, child: ResilientStream, row: Row) -> None:
+    def _unit_of(self, child: ResilientStream, row: Row) -> Unit | None:
         include = child.spec.parent.include if child.spec.parent else ()
         values = {name: row.get(name) for name in include}
         if missing := [name for name, value in values.items() if value is None]:
             child.outcome.judge("incomplete", f"a record of its parent has no {missing[0]}")
-            return
-        try:
-            child.read(Scope(parent=values), {f"_{self.name}_{name}": value for name, value in values.items()})
-        except ABORTING:
-            raise
-        except ResilientError as error:
-            self._run.failed(child, error)
+            return None
+        return Scope(parent=values), {f"_{self.name}_{name}": value for name, value in values.items()}
 
     def _advance(self, mark: Watermark | None, rows: list[Row], context: Mapping[str, Any]) -> None:
         if self._keeper and mark:
@@ -255,10 +296,11 @@ class ResilientStream(Stream):
         return Scope(parent=values), {f"_{link.stream}_{name}": value for name, value in values.items()}
 
     def _begin(self) -> None:
-        """Open the bookmarks once the selection is known."""
+        """Open the bookmarks once the selection is known, and the way to the source."""
         if self._begun:
             return
         self._begun = True
+        self._fetcher = self._run.fetcher(self.spec, ahead=self.ABORT_AT_RECORD_COUNT is None)
         link, incremental = self.spec.parent, self.spec.incremental
         if incremental is None or self.replication_key is None or not self.selected:
             return

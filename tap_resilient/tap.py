@@ -21,7 +21,9 @@ from resilient_core.errors import ConfigError, Fault, IncompleteScanError, Resil
 from resilient_core.secrets import Resolver
 from resilient_core.settings import Setting, check_config, config_jsonschema, unknown_name
 from resilient_core.telemetry import Progress, facts
+from tap_resilient.background import Background
 from tap_resilient.client import Client
+from tap_resilient.fetcher import Fetcher
 from tap_resilient.messages import Messages
 from tap_resilient.outcome import EXTRACTION_LOG_KEYS, EXTRACTION_LOG_SCHEMA
 from tap_resilient.source import EXTRACTION_LOG, SOURCE_SETTINGS, SourceSpec, StreamSpec, load_source
@@ -59,6 +61,7 @@ class ResilientTap(Tap):
         self.resolver = Resolver()
         self._failures: list[ResilientError] = []
         self._client: Client | None = None
+        self._background = Background()
         self._progress: Progress | None = None
         options = {**options, "setup_mapper": False}
         super().__init__(catalog=_checked_catalog(catalog), state=checked_state(state), **options)
@@ -123,12 +126,20 @@ class ResilientTap(Tap):
     def client(self) -> Client:
         """The one HTTP client of the run."""
         if self._client is None:
-            self._client = Client(self.source.client, self.resolver)
+            self._background = Background()
+            self._client = Client(self.source.client, self.resolver, sleep=self._background.sleep)
         return self._client
 
+    def fetcher(self, spec: StreamSpec, *, ahead: bool) -> Fetcher:
+        """What fetches the pages of a stream; `ahead` of time as many as may be under way at once, if more than one."""
+        client, concurrency = self.client, self.source.client.rate_limit.concurrency
+        places = concurrency if ahead and concurrency > 1 else 0
+        return Fetcher(spec.of_pages(), client, self.resolver, self._background, places=places)
+
     def close(self) -> None:
-        """Close the client's connections."""
+        """End what is still under way, and close the client's connections."""
         if self._client is not None:
+            self._background.close()
             self._client.close()
             self._client = None
 
