@@ -20,6 +20,8 @@ _NO_SPACE = re.compile(r"[^ \t\n\r]")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*(?=[^ \t\n\r])")
 _LONGEST_TOKEN = 16
 """Of those that the scanner reads at once, strings and numbers apart: an escaped pair of surrogates, -Infinity."""
+_LONGEST_REST = len("e+")
+"""How much may stand behind the integer that the scanner makes of a decimal which is cut."""
 _skim = json.JSONDecoder(parse_int=float, parse_constant=Decimal)
 """Only proves that a record can be read: integers as floats, because int() refuses very long ones."""
 
@@ -84,7 +86,7 @@ class _Window:
         while True:
             try:
                 value, end = decoder.raw_decode(self.text, self.at)
-                if end < len(self.text) or self.ended:  # else a number may go on
+                if end + _LONGEST_REST < len(self.text) or self.ended:  # else a number may go on
                     return value, end
             except json.JSONDecodeError as error:
                 if self.ended or not self._is_cut(error):
