@@ -97,8 +97,8 @@ class Scan:
         return self._fetcher.fetch(self._ground, position)
 
     def _look_ahead(self, position: Position) -> None:
-        """Fetch the next pages ahead; not where rows move, for then only one page after the other shows them all."""
-        if self.seen.overlaps or self.seen.base:
+        """Fetch the next pages ahead; not behind an empty one, nor where rows move: one by one is safe there."""
+        if self.seen.overlaps or self.seen.base or self.seen.empty_in_a_row:
             self._fetcher.forget(self._ground)
         else:
             self._fetcher.expect((self._ground, after) for after in self._paginator.ahead(position, self.seen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,13 +72,15 @@ class Liar:
     turn: int = 0
     ever_removed: set[int] = field(default_factory=set)
     added: set[int] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, asked: Asked) -> Answer:
-        self.turn += 1
-        self.fault.before(self, asked)
-        start = self.start_of(asked)
-        answer = self.honest(asked, start)
-        return self.fault.after(self, asked, start // PAGE + 1, answer)
+        with self.lock:
+            self.turn += 1
+            self.fault.before(self, asked)
+            start = self.start_of(asked)
+            answer = self.honest(asked, start)
+            return self.fault.after(self, asked, start // PAGE + 1, answer)
 
     def size(self, asked: Asked) -> int:
         size = int(asked.params.get("limit", PAGE))

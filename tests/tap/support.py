@@ -107,8 +107,9 @@ def serving(handle: Handle):
         thread.join()
 
 
-def config_for(url: str, *streams: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"client": {"base_url": url, "retry": QUICK_RETRIES}, "streams": list(streams), **more}
+def config_for(url: str, *streams: dict[str, Any], concurrency: int | None = None, **more: Any) -> dict[str, Any]:
+    limit = {} if concurrency is None else {"rate_limit": {"concurrency": concurrency}}
+    return {"client": {"base_url": url, "retry": QUICK_RETRIES, **limit}, "streams": list(streams), **more}
 
 
 @dataclass

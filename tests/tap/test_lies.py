@@ -10,6 +10,9 @@ from tests.tap.support import Answer, config_for, run_tap, serving
 
 LEADS = ("cursor", "cursor_more", "next_url", "header_link")
 
+AHEAD = ("page", "page_no_size", "page_pages", "offset", "offset_no_size")
+"""Paginators that fetch ahead up to a declared total."""
+
 PRODUCT = [
     pytest.param(fault, paginator, total, id=f"{fault}-{paginator}-{'total' if total else 'no_total'}")
     for fault in FAULTS
@@ -31,10 +34,21 @@ def looks_honest(fault: str, paginator: str, *, total: bool) -> bool:
 
 @pytest.mark.parametrize(("fault", "paginator", "total"), PRODUCT)
 def test_every_lie_ends_with_all_rows_or_nonzero_with_the_bookmark_held(fault, paginator, total):
-    order = "none" if total else "asc"
+    check(fault, paginator, total=total, order="none" if total else "asc")
+
+
+@pytest.mark.parametrize("order", ["asc", "none"])
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("paginator", AHEAD)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_lie_passes_more_easily_where_pages_are_fetched_ahead(fault, paginator, concurrency, order):
+    check(fault, paginator, total=True, order=order, concurrency=concurrency)
+
+
+def check(fault, paginator, *, total, order, concurrency=None):
     liar = Liar(paginator, FAULTS[fault])
     with serving(liar) as api:
-        run = run_tap(config_for(api.url, stream(paginator, total=total, row_order=order)))
+        run = run_tap(config_for(api.url, stream(paginator, total=total, row_order=order), concurrency=concurrency))
     missing = set(range(1, ROWS + 1)) - liar.ever_removed - {record["id"] for record in run.records("rows")}
     bookmark = run.bookmark("rows")
     if run.code == 0:
