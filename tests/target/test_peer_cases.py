@@ -139,23 +139,15 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def shared_postgres(postgres_server: str) -> Iterator[str]:
-    """The server's own database, where each case has schemas of its own."""
-    yield postgres_server
-    opened = backend(postgres_server)
-    schemas = opened.fetch("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", params=["peer%"])
-    for (schema,) in schemas:
-        opened.execute("DROP SCHEMA {} CASCADE", [(schema,)])
-    opened.close()
-
-
 @pytest.fixture
-def databases(shared_postgres: str, tmp_path: Path) -> Iterator[list[str]]:
-    """A database of each kind. DuckDB's file is held open meanwhile, which makes opening it again cheap."""
+def databases(postgres_server: str, tmp_path: Path) -> Iterator[list[str]]:
+    """A database of each kind; each case has schemas of its own, and the server goes when the session ends.
+
+    DuckDB's file is held open meanwhile, which makes opening it again cheap.
+    """
     path = tmp_path / "test.duckdb"
     held = duckdb.connect(str(path))
-    yield [f"duckdb:///{path}", shared_postgres]
+    yield [f"duckdb:///{path}", postgres_server]
     held.close()
 
 
