@@ -16,6 +16,7 @@ from tap_resilient.decoders import lenient_json
 from tap_resilient.exchange import BadAnswerError
 from tap_resilient.spool import MAX_RECORD_BYTES, SLICE_BYTES, Slice, Spool, too_large
 
+_WHERE = "one record, or beside the records; is records.path right?"
 _NO_SPACE = re.compile(r"[^ \t\n\r]")
 _COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*(?=[^ \t\n\r])")
 _LONGEST_TOKEN = 16
@@ -99,11 +100,11 @@ class _Window:
 
     def _widen(self) -> None:
         """Double what is left of the window: a value is scanned anew at most a few times."""
-        wanted = 2 * (len(self.text) - self.at)
-        if wanted > 2 * MAX_RECORD_BYTES:
-            raise too_large()
+        left = len(self.text) - self.at
+        if left > MAX_RECORD_BYTES:
+            raise too_large(_WHERE)
         self.more()
-        while len(self.text) < wanted and not self.ended:
+        while len(self.text) < min(2 * left, MAX_RECORD_BYTES) and not self.ended:
             self.more()
 
 
@@ -145,7 +146,7 @@ class _Index:
         value, end = self.window.value(lenient_json)
         self._beside += end - self.window.at
         if self._beside > MAX_RECORD_BYTES:
-            raise too_large()
+            raise too_large(_WHERE)
         self.window.at = end
         return value
 

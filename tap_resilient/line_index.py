@@ -41,7 +41,7 @@ def _whole_lines(spool: Spool) -> Iterator[bytes]:
         if end:
             yield portion[:end]
         elif wanted > MAX_RECORD_BYTES:
-            raise too_large()
+            raise too_large("one record")
         offset, wanted = offset + end, SLICE_BYTES if end else wanted * 2
 
 
@@ -69,7 +69,7 @@ class _CountedLines(Iterator[str]):
         line = next(self._lines)
         self._at += len(line) if line.isascii() else len(line.encode())
         if self._at - self._row_began > MAX_RECORD_BYTES:
-            raise too_large()
+            raise too_large("one record")
         return line
 
     def row_ends(self) -> int:

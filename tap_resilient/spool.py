@@ -61,10 +61,9 @@ class Spool:
             offset += len(chunk)
 
 
-def too_large() -> BadAnswerError:
-    """What is wrong with a spooled body of which a record, or what stands beside them, is beyond the limit."""
-    megabytes = MAX_RECORD_BYTES // 1_000_000
-    return BadAnswerError(f"the answer has a record of over {megabytes} MB, or as much beside its records")
+def too_large(what: str) -> BadAnswerError:
+    """What is wrong with a spooled body of which `what` is beyond the limit."""
+    return BadAnswerError(f"the answer has over {MAX_RECORD_BYTES // 1_000_000} MB in {what}")
 
 
 @contextmanager

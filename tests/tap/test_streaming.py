@@ -149,9 +149,11 @@ def test_every_cut_of_a_json_body_is_refused(small):
         pytest.param(b'{"items":[' + b'{"a":' * 500_000, "nested too deeply", id="deep record"),
         pytest.param(b'{"x":' + b"[" * 500_000, "nested too deeply", id="deep envelope"),
         pytest.param(b"<!doctype html><p>Log in", "HTML page, not json", id="HTML"),
-        pytest.param(b'{"items":[{"a":"%b"}]}' % (b"x" * 90_000), "a record of over", id="huge record"),
-        pytest.param(b'{"other":[%b{}],"items":[]}' % (b"{}," * 30_000), "beside its records", id="huge other member"),
-        pytest.param(b'{%b"items":[]}' % (b'"a":1,' * 30_000), "beside its records", id="a great many members"),
+        pytest.param(b'{"items":[{"a":"%b"}]}' % (b"x" * 90_000), "over 16 MB in one record", id="huge record"),
+        pytest.param(
+            b'{"other":[%b{}],"items":[]}' % (b"{}," * 30_000), "or beside the records", id="huge other member"
+        ),
+        pytest.param(b'{%b"items":[]}' % (b'"a":1,' * 30_000), "or beside the records", id="a great many members"),
     ],
 )
 def test_what_cannot_be_streamed_is_a_bad_answer(small, body, message):
@@ -180,11 +182,11 @@ def test_streamed_lines_are_what_the_whole_body_would_be(small, decoder, body):
     [
         pytest.param("jsonl", b'{"a":1}\n' * 200 + b'{"a":', "not valid jsonl", id="cut jsonl"),
         pytest.param("jsonl", b'{"a":1}\n' * 200 + b"[]\n", "no objects", id="jsonl of lists"),
-        pytest.param("jsonl", b'{"a":"%b"}\n' % (b"x" * 90_000), "a record of over", id="huge line"),
+        pytest.param("jsonl", b'{"a":"%b"}\n' % (b"x" * 90_000), "over 16 MB in one record", id="huge line"),
         pytest.param("csv", b"a,b\n" + b"1,2\n" * 200 + b"1", "row 201 has 1 fields", id="cut csv"),
         pytest.param("csv", b"a,b\n" + b"1,2\n" * 200 + b'1,"x', "not valid csv", id="open quote"),
-        pytest.param("csv", b'a,b\n1,"' + b"x\n" * 90_000, "a record of over", id="a quote that never ends"),
-        pytest.param("csv", b"a,b\n1," + b"x" * 90_000, "a record of over", id="huge csv line"),
+        pytest.param("csv", b'a,b\n1,"' + b"x\n" * 90_000, "over 16 MB in one record", id="a quote that never ends"),
+        pytest.param("csv", b"a,b\n1," + b"x" * 90_000, "over 16 MB in one record", id="huge csv line"),
         pytest.param("csv", b"a,a\n1,2\n", "names a column twice", id="double column"),
     ],
 )
