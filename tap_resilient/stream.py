@@ -160,6 +160,8 @@ class ResilientStream(Stream):
             pending.extendleft(reversed(_halves(window, asked)))
         else:
             self._conclude(scan, mark, context)
+            if not scan.drained:
+                pending.clear()  # what a later window showed would carry the bookmark past what this one lacks
 
     def _look_ahead(
         self, scan: Scan | JobScan, pending: Iterable[Window], scope: Scope, context: Mapping[str, Any]

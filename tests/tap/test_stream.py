@@ -113,6 +113,23 @@ def test_windows_are_read_one_by_one_and_each_moves_the_bookmark():
     assert run.bookmark("rows") == max(stamps)
 
 
+@pytest.mark.parametrize("order", ["asc", "none"])
+def test_a_window_that_is_incomplete_holds_the_bookmark_also_where_later_ones_are_not(order):
+    start = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=3)
+
+    def second_is_short(asked):
+        short = asked.params["since"] != start.isoformat().replace("+00:00", "Z") and len(api.log) == 2
+        return Answer({"data": [{"id": len(api.log), "at": asked.params["since"]}], "total": 5 if short else 1})
+
+    step = {**SINCE, "end_param": "until", "step": "1d", "row_order": order, "initial_value": start.isoformat()}
+    paginator = {"type": "single", "total_path": "total"}
+    stream = {**PLAIN, "records": {"path": "data"}, "incremental": step, "paginator": paginator}
+    with serving(second_is_short) as api:
+        run = run_tap(config_for(api.url, stream, concurrency=1))
+    assert (run.code, run.verdicts) == (65, {"rows": "incomplete"})
+    assert run.bookmark("rows") == run.records("rows")[0]["at"]
+
+
 def test_a_bookmark_of_another_replication_key_counts_as_none():
     with serving(since) as api:
         run_tap(config_for(api.url, {**PLAIN, "incremental": SINCE}), state=state_at(77, key="seq"))
