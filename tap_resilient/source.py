@@ -53,7 +53,7 @@ STREAM_SETTINGS = (
     Setting("params", "object", "Query parameters", {}),
     Setting("headers", "object", "Headers beyond the client's", {}),
     Setting("json", "any", "JSON body of a POST read; paging and start parameters then go into it"),
-    Setting("decoder", "options", "Format of the body", "json", DECODERS),
+    Setting("decoder", "options", "Format of the body, also in gzip or in a zip of one file", "json", DECODERS),
     Setting("records", "object", "Where the records are", {}),
     Setting("paginator", "object", "How the API goes from page to page"),
     Setting("primary_keys", "array", "Fields that identify a record", []),
