@@ -116,12 +116,10 @@ class Place:
             return []
 
     def _config(self) -> dict[str, Any]:
-        number, url = self.number, self.settings.get("destination", self.url)
-        where = (
-            {"destination": url, "default_target_schema": f"data_{number}", "meta_schema": f"meta_{number}"}
-            if url
-            else {"destination": f"duckdb:///{self.folder}/x.duckdb"}
-        )
+        where = {"destination": f"duckdb:///{self.folder}/x.duckdb"}
+        if self.url is not None:
+            schemas = {"default_target_schema": f"data_{self.number}", "meta_schema": f"meta_{self.number}"}
+            where = {"destination": self.url, **schemas}
         return {"pipeline": "p", "batch_size_rows": 4, **where, **self.scenario.config, **self.settings}
 
     def remove(self) -> None:

@@ -1,0 +1,146 @@
+"""Loads at the same time: one a pipeline, many a table; a taken-over load writes nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.target.crashes import Place
+from tests.target.scenarios import SCENARIOS
+from tests.target.support import record, rows, schema
+from tests.target.zygote import Zygote, zygote
+
+STOPPED = 75
+ROUNDS, KEYS = 12, 30
+FIELDS = {"id": {"type": "integer"}, "at": {"type": "integer"}, "by": {"type": "string"}}
+SCHEMA = {**schema(FIELDS, ["id"]), "bookmark_properties": ["at"]}
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[Zygote]:
+    with zygote() as running:
+        yield running
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    url = request.getfixturevalue("shared_postgres") if request.param == "postgres" else None
+    return Place(tmp_path, SCENARIOS["keyed"], url)
+
+
+@contextmanager
+def held(place: Place, children: Zygote, point: str, nth: int) -> Iterator[int]:
+    """A load that stands at a checkpoint until the block ends; its process id."""
+    fifo = place.folder / "fifo"
+    os.mkfifo(fifo)
+    (pid,) = children.start(place.job(0, point=point, nth=nth, act="meet", fifo=str(fifo)))
+    with fifo.open("wb"):
+        yield pid
+
+
+def test_a_second_load_of_a_pipeline_stops_and_the_first_goes_on(place: Place, children: Zygote) -> None:
+    with held(place, children, "epoch.committed", 1) as pid:
+        second = beside(place)
+        assert second.load(children, 0) == STOPPED
+        assert "another load of pipeline 'p' is at work" in second.log()
+        assert second.states() == []
+    assert children.wait(pid) == 0
+    assert place.table() == place.scenario.tables[-1]
+
+
+@pytest.mark.parametrize("point", ["epoch.begun", "epoch.fenced", "epoch.committed"])
+def test_after_a_kill_the_next_load_starts_at_once(place: Place, children: Zygote, point: str) -> None:
+    with held(place, children, point, 2) as pid:
+        os.kill(pid, signal.SIGKILL)
+        assert place.load(children, 4) == 0, place.log()
+        assert place.table() == place.scenario.tables[-1]
+    assert children.wait(pid) == -signal.SIGKILL
+    assert "retry" not in place.log()
+
+
+@pytest.mark.parametrize("point", ["epoch.begun", "epoch.fenced", "epoch.booked", "epoch.committed"])
+def test_a_load_that_was_taken_over_writes_nothing_more(
+    point: str, shared_postgres: str, tmp_path: Path, children: Zygote
+) -> None:
+    place = Place(tmp_path, SCENARIOS["keyed"], shared_postgres)
+    with held(place, children, point, 2) as zombie:
+        heir = beside(place)
+        heir.settings["batch_size_rows"] = 1000
+        assert children.run(with_takeover(heir.job_of([{**SCHEMA, "stream": "t"}]))) == 0, heir.log()
+        assert place.query("SELECT 1 FROM {}", "data", "t") == []
+        before = place.table(), place.query("SELECT epoch FROM {}", "meta", "ledger")
+    assert children.wait(zombie) == STOPPED, place.log()
+    assert (place.table(), place.query("SELECT epoch FROM {}", "meta", "ledger")) == before
+    assert "was taken over by another load" in place.log()
+
+
+def test_a_duckdb_load_that_was_taken_over_writes_nothing_more_and_the_heir_owns_the_pipeline(
+    tmp_path: Path, children: Zygote
+) -> None:
+    place = Place(tmp_path, SCENARIOS["keyed"], None)
+    with held(place, children, "epoch.committed", 2) as zombie:
+        heir, third = beside(place), beside(place)
+        os.mkfifo(heir.folder / "fifo")
+        standing = heir.job(8, point="epoch.committed", nth=1, act="meet", fifo=str(heir.folder / "fifo"))
+        (pid,) = children.start(with_takeover(standing))
+        with (heir.folder / "fifo").open("wb"):
+            assert third.load(children, 0) == STOPPED
+        assert children.wait(pid) == 0
+    assert children.wait(zombie) == STOPPED
+    assert place.table() == place.scenario.tables[-1]
+
+
+def with_takeover(request: dict[str, Any]) -> dict[str, Any]:
+    return {**request, "args": [*request["args"], "--takeover"]}
+
+
+def beside(place: Place) -> Place:
+    """The same database and pipeline from a folder of its own; the DuckDB file is linked to."""
+    other = Place(place.folder / f"beside-{random.random()}", place.scenario, place.url, place.number)
+    if place.url is None:
+        other.settings["destination"] = f"duckdb:///{place.folder}/x.duckdb"
+    return other
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_two_pipelines_load_overlapping_keys_into_one_table_without_deadlock_or_lost_update(
+    destination: str, seed: int, tmp_path: Path, children: Zygote
+) -> None:
+    sent = {by: changes(by, random.Random(f"{seed} {by}")) for by in ("a", "b")}
+    pids = children.start_each(*(pipeline(destination, tmp_path / by, by, events) for by, events in sent.items()))
+    codes = [children.wait(pid) for pid in pids]
+    logs = "".join((tmp_path / by / "log").read_text() for by in sent)
+    assert codes == [0, 0], logs
+    assert "23505" not in logs
+    assert "40P01" not in logs
+    newest: dict[int, int] = {}
+    for event in (*sent["a"], *sent["b"]):
+        newest[event["id"]] = max(newest.get(event["id"], 0), event["at"])
+    assert dict(rows(destination, "s", "id", "at")) == newest
+
+
+def changes(by: str, chance: random.Random) -> list[dict[str, Any]]:
+    """Rows with overlapping keys in random order, each newer than the pipeline's last."""
+    found = []
+    for turn in range(ROUNDS):
+        for key in chance.sample(range(KEYS), KEYS // 2):
+            found.append({"id": key, "at": (turn * KEYS + key) * 2 + (by == "a"), "by": by})
+    return found
+
+
+def pipeline(destination: str, folder: Path, by: str, events: list[dict[str, Any]]) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = [SCHEMA]
+    for place, event in enumerate(events, 1):
+        messages.append(record(event))
+        if place % (KEYS // 2) == 0:
+            messages.append({"type": "STATE", "value": place})
+    loading = Place(folder, SCENARIOS["keyed"], None)
+    loading.settings = {"destination": destination, "pipeline": by}
+    return loading.job_of(messages)
