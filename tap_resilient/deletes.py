@@ -1,8 +1,7 @@
-"""Soft deletes: records that say that they are gone get `_sdc_deleted_at`, which the target understands."""
+"""How deleted records are found: they say so themselves (`soft`), or all keys are read anew (`reconcile`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,27 @@ DELETED_AT = "_sdc_deleted_at"
 DELETED_AT_SCHEMA = {"type": ["string", "null"], "format": "date-time"}
 
 SETTINGS = (
-    Setting("mode", "options", "none, or soft: records say themselves that they are deleted", "none", ("none", "soft")),
+    Setting(
+        "mode",
+        "options",
+        "soft: records say themselves that they are deleted; reconcile: all keys are read anew, what is not among them"
+        " is deleted",
+        "none",
+        ("none", "soft", "reconcile"),
+    ),
     Setting("field", "string", "JMESPath of the deletion time (or a flag) in the record"),
     Setting("when", "string", "JMESPath predicate over the record that is true of deleted ones"),
+    Setting("every", "duration", "reconcile: the time between two readings of all keys", "7d"),
+    Setting("max_delete_ratio", "ratio", "reconcile: the target removes no larger share; its own limit holds, too"),
 )
+
+
+@dataclass(frozen=True)
+class Reconcile:
+    """Read all keys anew every `every` seconds. `max_delete_ratio` None leaves the limit to the target."""
+
+    every: float
+    max_delete_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,19 +44,6 @@ class SoftDeletes:
 
     field: Path | None = None
     when: Path | None = None
-
-    @classmethod
-    def parse(cls, value: Any, where: str) -> tuple[SoftDeletes | None, list[Fault]]:
-        """The `deletes:` block, with every fault found; None for none."""
-        if isinstance(value, Mapping) and value.get("mode") == "reconcile":
-            return None, [Fault(f"{where}.mode", "reconcile is not supported yet; supported: none, soft")]
-        block, faults = read_block(SETTINGS, value, where)
-        field, field_faults = parse_path(block["field"], f"{where}.field")
-        when, when_faults = parse_path(block["when"], f"{where}.when")
-        if block["mode"] == "soft" and bool(block["field"]) == bool(block["when"]):
-            faults.append(Fault(where, "mode soft needs field or when, one of them"))
-        spec = cls(field, when) if block["mode"] == "soft" else None
-        return spec, faults + field_faults + when_faults
 
     def mark(self, rows: list[Row], scanned_at: str) -> list[Row]:
         """The rows, the deleted ones with `_sdc_deleted_at`."""
@@ -53,3 +56,18 @@ class SoftDeletes:
         if isinstance(found, str) and found:
             return found
         return scanned_at if found else None
+
+
+def parse_deletes(value: Any, where: str) -> tuple[SoftDeletes | Reconcile | None, list[Fault]]:
+    """What a `deletes:` block asks for, with every fault found; None for none."""
+    block, faults = read_block(SETTINGS, value, where)
+    field, field_faults = parse_path(block["field"], f"{where}.field")
+    when, when_faults = parse_path(block["when"], f"{where}.when")
+    faults += field_faults + when_faults
+    if block["mode"] == "reconcile":
+        return Reconcile(block["every"], block["max_delete_ratio"]), faults
+    if block["mode"] != "soft":
+        return None, faults
+    if bool(block["field"]) == bool(block["when"]):
+        faults.append(Fault(where, "mode soft needs field or when, one of them"))
+    return SoftDeletes(field, when), faults

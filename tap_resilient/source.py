@@ -19,7 +19,7 @@ from resilient_core.settings import Setting, unknown_name
 from tap_resilient.blocks import read_block
 from tap_resilient.client_config import ClientConfig
 from tap_resilient.completeness import Announcements
-from tap_resilient.deletes import SoftDeletes
+from tap_resilient.deletes import Reconcile, SoftDeletes, parse_deletes
 from tap_resilient.fields import FieldSpec
 from tap_resilient.handlers import ErrorHandler, parse_handlers
 from tap_resilient.jobs import JOB_SETTINGS, JobSpec
@@ -133,7 +133,7 @@ class StreamSpec:
     parent: ParentLink | None = None
     fields: tuple[FieldSpec, ...] = ()
     contract: Contract | None = None
-    deletes: SoftDeletes | None = None
+    deletes: SoftDeletes | Reconcile | None = None
     error_handlers: tuple[ErrorHandler, ...] = ()
     probe: ProbeSpec | None = None
     job: JobSpec | None = None
@@ -261,7 +261,7 @@ class _Reader:
             parent=self._parent(block["parent"], f"{where}.parent"),
             fields=self._fields(block["fields"], f"{where}.fields"),
             contract=self._contract(block["schema"], f"{where}.schema"),
-            deletes=self._take(SoftDeletes.parse, block["deletes"], f"{where}.deletes"),
+            deletes=self._take(parse_deletes, block["deletes"], f"{where}.deletes"),
             error_handlers=self._take(parse_handlers, block["error_handler"], f"{where}.error_handler"),
             probe=self._probe(block["probe"], f"{where}.probe"),
             job=self._take(JobSpec.parse, block, where) if is_job else None,
@@ -330,11 +330,19 @@ class _Reader:
                 self._faults += template_faults(value, f"{where}.{name}.{key}", allowed=known, strict=strict)
         if spec.json is not None and spec.method != "POST":
             self._fault(f"{where}.json", "needs method: POST")
+        if isinstance(spec.deletes, Reconcile):
+            self._check_reconcile(spec, f"{where}.deletes.mode")
         if spec.parent and spec.partitions:
             self._fault(f"{where}.partitions", "cannot stand beside parent")
         for name in _parent_names([spec.path, spec.params, *_job_values(spec)]):
             if spec.parent and name not in spec.parent.include:
                 self._fault(f"{where}.parent.include", f"must name '{name}', which a template uses")
+
+    def _check_reconcile(self, spec: StreamSpec, where: str) -> None:
+        if not spec.primary_keys:
+            self._fault(where, "reconcile needs primary_keys")
+        if spec.parent or spec.job:
+            self._fault(where, "reconcile cannot stand beside parent, nor in a stream of type async_job")
 
     def _check_names(self, specs: Sequence[StreamSpec]) -> None:
         names = [spec.name for spec in specs]

@@ -23,14 +23,15 @@ from resilient_core.errors import (
 from resilient_core.telemetry import facts
 from tap_resilient.bookmarks import Bookmarks
 from tap_resilient.client import ActionRequested
-from tap_resilient.deletes import DELETED_AT, DELETED_AT_SCHEMA
+from tap_resilient.deletes import DELETED_AT, DELETED_AT_SCHEMA, Reconcile, SoftDeletes
 from tap_resilient.drift import FieldWatch
 from tap_resilient.fetcher import Fetcher, Ground
-from tap_resilient.fields import QualityEvent, Shield
+from tap_resilient.fields import QualityEvent, QualityLog, Shield
 from tap_resilient.infer import InferredSchema
 from tap_resilient.job_scan import JobScan
 from tap_resilient.jobs import JobBook, JobPlace
 from tap_resilient.keeper import Keeper
+from tap_resilient.key_stream import KeyStream
 from tap_resilient.outcome import Outcome, snapshot
 from tap_resilient.scan import Scan
 from tap_resilient.selection import FieldSelection
@@ -94,6 +95,38 @@ class ResilientStream(Stream):
         self._write_schema_message()
         for _ in self._sync_records():
             pass
+        if isinstance(self.spec.deletes, Reconcile) and self.selected:
+            self._reconcile(self.spec.deletes)
+
+    def _reconcile(self, spec: Reconcile) -> None:
+        """Read all keys anew if it is time to. Raises IncompleteScanError if the source kept some back."""
+        keys = KeyStream(self.name, self.primary_keys, spec, self._run.bookmarked)
+        if not keys.is_due(self._run.started):
+            return
+        self._run.messages.schema(keys.name, keys.schema(self._known_schema()), self.primary_keys, None)
+        outcome = self._run.companion(keys.name)
+        try:
+            for partition in self.spec.partitions or (NOTHING,):
+                self._emit_keys(keys, partition, outcome)
+        except BaseException:
+            outcome.judge("incomplete", "it failed")
+            raise
+        outcome.raise_if_incomplete()
+        if outcome.verdict == "complete":
+            keys.done(self._run.started)
+        else:
+            self.logger.warning(facts("deletes cannot be told", stream=self.name, reason=outcome.reason))
+
+    def _emit_keys(self, keys: KeyStream, partition: Mapping[str, Any], outcome: Outcome) -> None:
+        initial = self.spec.incremental.initial if self.spec.incremental else None
+        scan = self._scan(Window(initial), Scope(partition=partition), None, partition)
+        shield = Shield(self.spec.fields, QualityLog())
+        for page in scan.pages():
+            rows = keys.of([{**partition, **row} for row in shield.map(page)])
+            outcome.rows += len(rows)
+            self._run.messages.records(keys.name, rows, self._run.now_text())
+            self._run.emitted(len(rows))
+        outcome.judge(*scan.verdict())
 
     def read_each(self, units: Iterable[Unit]) -> None:
         """Read partitions, or the children of parent records, in their order; the next ones are fetched ahead."""
@@ -104,8 +137,7 @@ class ResilientStream(Stream):
                 self.read(*self._upcoming.popleft())
         finally:
             self._upcoming.clear()
-            if self._fetcher:
-                self._fetcher.forget()
+            self._forget_ahead()
 
     def read(self, scope: Scope, context: Mapping[str, Any]) -> None:
         """Read one partition, or the children of one parent record, from its bookmark on.
@@ -162,6 +194,11 @@ class ResilientStream(Stream):
             self._conclude(scan, mark, context)
             if not scan.drained:
                 pending.clear()  # what a later window showed would carry the bookmark past what this one lacks
+                self._forget_ahead()
+
+    def _forget_ahead(self) -> None:
+        if self._fetcher:
+            self._fetcher.forget()
 
     def _look_ahead(
         self, scan: Scan | JobScan, pending: Iterable[Window], scope: Scope, context: Mapping[str, Any]
@@ -206,7 +243,7 @@ class ResilientStream(Stream):
         rows = self._shield.map(page)
         if context:
             rows = [{**context, **row} for row in rows]
-        if self.spec.deletes:
+        if isinstance(self.spec.deletes, SoftDeletes):
             rows = self.spec.deletes.mark(rows, self._run.now_text())
         limit = self.ABORT_AT_RECORD_COUNT
         return rows if limit is None else rows[: limit - self.outcome.rows]
@@ -345,7 +382,7 @@ class ResilientStream(Stream):
 
     def _known_schema(self) -> dict[str, Any]:
         schema = self.spec.contract.schema if self.spec.contract else self._inferred.schema
-        if self.spec.deletes is None:
+        if not isinstance(self.spec.deletes, SoftDeletes):
             return schema
         return {**schema, "properties": {DELETED_AT: DELETED_AT_SCHEMA, **schema["properties"]}}
 

@@ -25,7 +25,7 @@ from tap_resilient.background import Background
 from tap_resilient.client import Client
 from tap_resilient.fetcher import Fetcher
 from tap_resilient.messages import Messages
-from tap_resilient.outcome import EXTRACTION_LOG_KEYS, EXTRACTION_LOG_SCHEMA
+from tap_resilient.outcome import EXTRACTION_LOG_KEYS, EXTRACTION_LOG_SCHEMA, Outcome
 from tap_resilient.source import EXTRACTION_LOG, SOURCE_SETTINGS, SourceSpec, StreamSpec, load_source
 from tap_resilient.state import StateKeeper, checked_state
 from tap_resilient.stream import ABORTING, ResilientStream, stream_class
@@ -60,6 +60,7 @@ class ResilientTap(Tap):
         self.messages = Messages()
         self.resolver = Resolver()
         self._failures: list[ResilientError] = []
+        self._companions: dict[str, Outcome] = {}
         self._client: Client | None = None
         self._background = Background()
         self._progress: Progress | None = None
@@ -118,7 +119,7 @@ class ResilientTap(Tap):
             self.messages.schema(EXTRACTION_LOG, EXTRACTION_LOG_SCHEMA, EXTRACTION_LOG_KEYS, None)
             records = [stream.outcome.record(self.run_id) for stream in read]
             self.messages.records(EXTRACTION_LOG, records, self.now_text())
-        self._keep.end({stream.name: stream.outcome for stream in read})
+        self._keep.end({**{stream.name: stream.outcome for stream in read}, **self._companions})
 
     # What streams use
 
@@ -153,6 +154,11 @@ class ResilientTap(Tap):
     def bookmarked(self) -> dict[str, Any]:
         """The state, for bookmarks to be read and written."""
         return self._keep.value
+
+    def companion(self, name: str) -> Outcome:
+        """The outcome of a stream that goes with another one; it stands in the end marker, too."""
+        self._companions[name] = Outcome(name, self.now_text())
+        return self._companions[name]
 
     def checkpoint(self, *, force: bool = False) -> None:
         """Write the state if it is time to, or `force`."""

@@ -97,9 +97,10 @@ def test_faults_never_quote_a_value():
     assert "s3cret" not in message
 
 
-def test_what_is_not_built_yet_is_refused():
-    stream = {"deletes": {"mode": "reconcile", "every": "7d"}}
-    assert "not supported yet" in faults(one(**stream))["streams[0].deletes.mode"]
+def test_only_a_stream_with_keys_of_its_own_can_be_reconciled():
+    found = faults(one(deletes={"mode": "reconcile"}, parent={"stream": "x"}))
+    assert "primary_keys" in found["streams[0].deletes.mode"] or "parent" in found["streams[0].deletes.mode"]
+    assert "primary_keys" in faults(one(deletes={"mode": "reconcile"}))["streams[0].deletes.mode"]
 
 
 @pytest.mark.parametrize(

@@ -556,3 +556,60 @@ def test_a_missing_path_is_empty_only_where_that_is_said():
     with serving(lambda asked: Answer({})) as api:
         run = run_tap(config_for(api.url, stream))
     assert (run.code, run.records("rows")) == (0, [])
+
+
+# Reconciliation
+
+
+def kept(asked):
+    """All rows but the fifth, which the source has deleted."""
+    rows = [row for row in ROWS if row["id"] != 5 and row["at"] >= asked.params.get("since", "")]
+    return Answer({"data": rows, "total": len(rows)})
+
+
+RECONCILED = {
+    **PLAIN,
+    "records": {"path": "data"},
+    "paginator": {"type": "single", "total_path": "total"},
+    "incremental": SINCE,
+    "deletes": {"mode": "reconcile", "every": "7d", "max_delete_ratio": 0.1},
+}
+
+
+def test_all_keys_are_read_anew_for_the_target_to_find_what_is_gone():
+    with serving(kept) as api:
+        run = run_tap(config_for(api.url, RECONCILED), state=state_at("2024-01-09T00:00:00Z"))
+    schema = run.schema("rows__keys")
+    assert (schema["x-reconciles"], schema["x-max-delete-ratio"], schema["required"]) == ("rows", 0.1, ["id"])
+    assert [record["id"] for record in run.records("rows")] == [9, 10]
+    assert run.records("rows__keys") == [{"id": n} for n in range(1, 11) if n != 5]
+    assert run.verdicts == {"rows": "complete", "rows__keys": "complete"}
+
+
+def test_the_keys_are_read_again_only_when_their_time_has_come():
+    with serving(kept) as api:
+        config = config_for(api.url, RECONCILED)
+        first = run_tap(config)
+        second = run_tap(config, state=first.state)
+        late = {**second.state["resilient"], "reconciled": {"rows": "2020-01-01T00:00:00Z"}}
+        third = run_tap(config, state={**second.state, "resilient": late})
+    assert [len(run.records("rows__keys")) for run in (first, second, third)] == [9, 0, 9]
+    assert "rows__keys" not in second.verdicts
+
+
+@pytest.mark.parametrize("fault", [Answer({}, 500), Answer({"data": ROWS[:2], "total": 9})], ids=["fails", "short"])
+def test_keys_that_did_not_all_come_are_incomplete_and_read_again_next_time(fault):
+    with serving(lambda asked: kept(asked) if len(api.log) == 1 else fault) as api:
+        run = run_tap(config_for(api.url, RECONCILED))
+    assert (run.code in (65, 69), run.verdicts["rows__keys"]) == (True, "incomplete")
+    assert "reconciled" not in run.state["resilient"]
+    assert run.bookmark("rows") == "2024-01-10T00:00:00Z"
+
+
+def test_a_stream_that_is_not_selected_has_no_keys():
+    with serving(kept) as api:
+        config = config_for(api.url, RECONCILED)
+        unselected = [{"breadcrumb": [], "metadata": {"selected": False}}]
+        entry = {"tap_stream_id": "rows", "stream": "rows", "schema": {"properties": {}}, "metadata": unselected}
+        run = run_tap(config, catalog={"streams": [entry]})
+    assert (api.log, run.of("SCHEMA")) == ([], [])
