@@ -43,6 +43,7 @@ format: $(VENV)/.dev ## mend what ruff can mend
 .PHONY: bench
 bench: $(VENV)/.dev ## measure tap, target and governor against the limit of this machine
 	$(BIN)/python benchmarks/tap.py
+	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/target.py
 	$(BIN)/python benchmarks/governor.py
 	$(BIN)/python benchmarks/herd.py
