@@ -66,8 +66,11 @@ class Readings:
         query = f"SELECT {seconds(f'max({instant})')} FROM {{}} WHERE {instant} <= {TIMESTAMP}"  # noqa: S608
         return moment(self.database.fetch(query, [(column,), table, (column,)], [until])[0][0])
 
-    def verdicts(self, pipeline: str) -> dict[str, str]:
-        """Stream → completeness verdict of the last scans, as the tap's end marker gave them."""
+    def verdicts(self, pipeline: str) -> dict[str, str] | None:
+        """Stream → completeness verdict of the last scans; empty for a foreign tap.
+
+        None when the last state is of a tap-resilient that ended without its end marker.
+        """
         rows = self.meta("SELECT value FROM {} WHERE pipeline = %s", ["state"], [pipeline])
         return _verdicts(parsed(rows[0][0])) if rows else {}
 
@@ -149,11 +152,13 @@ def parsed(value: Any) -> Any:
         raise UnavailableError("a JSON column of the meta schema holds no JSON") from None
 
 
-def _verdicts(state: Any) -> dict[str, str]:
+def _verdicts(state: Any) -> dict[str, str] | None:
     marker = state.get("resilient") if isinstance(state, Mapping) else None
-    scans = marker.get("scans") if isinstance(marker, Mapping) else None
-    if not isinstance(scans, Mapping):
+    if not isinstance(marker, Mapping):
         return {}
+    scans = marker.get("scans")
+    if not isinstance(scans, Mapping):
+        return None
     return {stream: str(scan.get("verdict")) for stream, scan in scans.items() if isinstance(scan, Mapping)}
 
 

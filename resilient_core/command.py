@@ -17,7 +17,6 @@ from resilient_core.errors import ConfigError, Fault, ResilientError, UsageError
 from resilient_core.settings import Setting, parse_override
 from resilient_core.telemetry import facts, setup_logging
 
-
 GC_THRESHOLDS = (200_000, 20, 100)
 """A page or a frame makes thousands of dicts without a cycle; collecting them took a fifth of the time."""
 

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from resilient_core.errors import Fault
 
-Kind = Literal["string", "integer", "boolean", "object", "array", "options", "duration", "size", "ratio", "password", "any"]
+Kind = Literal[
+    "string", "integer", "boolean", "object", "array", "options", "duration", "size", "ratio", "password", "any"
+]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

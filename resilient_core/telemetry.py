@@ -15,6 +15,10 @@ from resilient_core.redaction import redactor
 PROGRESS_EVERY_SECONDS = 10.0
 
 
+SDK_NOISE = ("Skipping parse of env var", "Parsing env var for settings", "An unhandled error occurred while syncing")
+"""What the SDK logs under our names and what our own lines say better."""
+
+
 class RedactingFormatter(logging.Formatter):
     """`2026-11-24T03:00:00Z INFO tap-resilient message`, secrets masked, tracebacks too."""
 
@@ -33,6 +37,7 @@ def setup_logging(plugin: str) -> None:
     level = os.environ.get(f"{prefix}_LOGLEVEL") or os.environ.get("LOGLEVEL") or "INFO"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter())
+    handler.addFilter(lambda record: not str(record.msg).startswith(SDK_NOISE))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -35,7 +35,7 @@ _BOMS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\x00\x00", "utf-32-le"), (b"\x00
 _BOMS_16 = ((b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 _SHAPE = bytes.maketrans(b"0123456789.eE+-", b"00000000000eess")
-_INEXACT = (b"0" * 17, b"0e000", b"0es000")
+_INEXACT = (b"0" * 17, b"0" * 16 + b"e", b"0e000", b"0es000")
 """Shapes that may be a number which a float does not hold: 15 significant digits always survive (IEEE 754, DBL_DIG).
 
 A translated body is searched ten times faster than a regular expression searches the body itself.

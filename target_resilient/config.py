@@ -52,8 +52,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "load_method",
         "options",
-        "`upsert` by key (a replay changes nothing), `append-only`, or `overwrite`: a complete load replaces the rows of"
-        " the table, an incomplete one removes nothing.",
+        "`upsert` by key (a replay changes nothing), `append-only`, or `overwrite`: a complete load replaces all"
+        " rows, an incomplete one removes nothing.",
         "upsert",
         options=("upsert", "append-only", "overwrite"),
     ),

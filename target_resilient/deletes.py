@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -25,18 +25,18 @@ class Activation:
 
     version: int | None = None
     after_rows: bool = False
-    rows_version: int | None = None
+    seen: set[int | None] = field(default_factory=set)
 
-    def record(self, version: int | None) -> None:
-        """Rows of a version came."""
-        self.rows_version = version
-        if version == self.version:
+    def record(self, versions: set[int | None]) -> None:
+        """Rows of these versions came."""
+        self.seen |= versions
+        if self.version in versions:
             self.after_rows = False
 
     def activate(self, version: int) -> None:
         """The tap says that this version is the table."""
         self.version = version
-        self.after_rows = version == self.rows_version
+        self.after_rows = version in self.seen
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def commit_removals(
 
 def _guard(session: Session, removal: Removal, max_ratio: float) -> None:
     living, leaving = session.rows(_count(removal), [removal.version])[0]
-    before = max(living - removal.inserted, leaving)
-    if leaving and leaving > max_ratio * before:
+    before = living - removal.inserted
+    if before > 0 and leaving > max_ratio * before:
         raise HeldByGuardError(
             f"stream '{removal.plan.spec.stream}': the refresh would remove {leaving} of {before} rows of table"
             f" {removal.plan.full_name}, more than max_delete_ratio ({max_ratio:g}); nothing was removed. Look whether"

@@ -183,10 +183,10 @@ class Load:
 
     def _load_frame(self, frame: Frame) -> None:
         stream = self._planner.stream(frame.stream, lambda: frame.line(0))
-        version = frame.messages[-1].version
-        if version is not None or stream.plan.fixed_version is not None:
+        versions = {message.version for message in frame.messages}
+        if versions != {None} or stream.plan.fixed_version is not None:
             self._planner.refresh(stream)
-            self._activations.setdefault(frame.stream, Activation()).record(version)
+            self._activations.setdefault(frame.stream, Activation()).record(versions)
         for part in self._parts(frame):
             self._planner.evolve(stream, part)
             self._batch(stream).add(part)

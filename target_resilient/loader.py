@@ -122,7 +122,7 @@ class Committer:
         for batch in epoch.batches.values():
             places = [place for place, row in enumerate(batch.rows) if row is not None]
             for place, cause in self._refused(batch, places):
-                rule = f"SQLSTATE {cause.sqlstate}" if cause.sqlstate.isalnum() else cause.sqlstate
+                rule = f"SQLSTATE {cause.sqlstate}" if cause.sqlstate[0].isdigit() else cause.sqlstate
                 found_rule = violation("", rule, cause.column, {})
                 batch.drop(place, {**found_rule, "message": f"the database refused it: {rule}"})
                 found += 1

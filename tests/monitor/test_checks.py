@@ -92,6 +92,10 @@ def test_completeness_is_the_worst_verdict(verdicts: dict[str, str], status: str
     assert completeness.evaluate(verdicts, status).state == state
 
 
+def test_a_tap_that_ended_without_its_end_marker_is_incomplete() -> None:
+    assert completeness.evaluate(None, "unproven").state == "fail"
+
+
 def test_completeness_names_the_streams() -> None:
     assert completeness.evaluate({"a": "complete", "b": "incomplete"}, "incomplete").message == "incomplete: b"
     assert completeness.evaluate({}, "unproven").message == "unproven: the load as a whole"

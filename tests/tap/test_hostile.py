@@ -15,7 +15,7 @@ CHUNK = b"f4240\r\n" + b" " * 1_000_000 + b"\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
 ASK = """
-import resource, sys
+import re, sys
 from resilient_core.errors import ResilientError
 from resilient_core.secrets import Resolver
 from tap_resilient.client import Client, ClientConfig, Request
@@ -25,7 +25,7 @@ try:
     client.send(lambda: Request("GET", "/"))
 except ResilientError as error:
     print(error.code, error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
 """
 
 

@@ -130,9 +130,16 @@ def test_overwrite_removes_nothing_without_proof(destination: str, lines: list[A
 def test_an_activation_counts_as_proof_only_after_the_last_row() -> None:
     activation = Activation()
     activation.activate(1)
-    activation.record(1)
+    activation.record({1})
     assert not activation.after_rows
     activation.activate(1)
     assert activation.after_rows
     activation.activate(2)
     assert (activation.version, activation.after_rows) == (2, False)
+
+
+def test_a_row_of_an_older_version_that_came_with_the_first_load_goes(destination: str) -> None:
+    older = record({"id": 99}, version=1)
+    lines = refresh(2, ALL)
+    assert load(destination, [lines[0], lines[1], older, *lines[2:]], hard_delete=True).error is None
+    assert rows(destination, "s", "id") == [(number,) for number in ALL]
