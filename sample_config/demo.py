@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-from flaky_api import TOKEN, FlakyApi, serving
+
+from monitor_resilient.demo.flaky_api import TOKEN, FlakyApi, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "demo-output"
@@ -46,7 +47,7 @@ def main() -> int:
     with serving(FlakyApi()) as api:
         heading("Day 1: everything is new.")
         tell(load(api, day=1))
-        api.shop.next_day()
+        api.shop.next_day(new=900, changed=300)
         heading("Day 2: 900 orders came, 300 changed, the API grew a field, and six records are broken.")
         tell(load(api, day=2))
     heading("What monitor-resilient made of day 2:")

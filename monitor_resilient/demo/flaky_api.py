@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 TOKEN = "demo-token"  # noqa: S105 the demo's own
-START = datetime(2026, 11, 1, tzinfo=timezone.utc)
 STATUSES = ("new", "paid", "shipped", "returned")
 TRICKS = ("", "closed", "error_body", "renamed")
 """closed: 429, come back in two hours. error_body: a 200 with an error from page 2 on. renamed: the records' key."""
@@ -32,26 +31,33 @@ Order = dict[str, Any]
 
 @dataclass
 class Faults:
-    """How often the API misbehaves: probabilities a request, and the rate that it tolerates."""
+    """How often the API misbehaves: probabilities a request, the rate that it tolerates, and how slow it is."""
 
     error_500: float = 0.10
     cut_body: float = 0.10
     requests_per_second: int = 12
+    latency_seconds: float = 0.0
+
+
+def _yesterday() -> datetime:
+    """27 hours ago, so that the second day's newest order is fresh."""
+    return datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(hours=27)
 
 
 @dataclass
 class Shop:
-    """The orders, sorted by `updated_at`; `next_day` is what a second run must find."""
+    """The orders, sorted by `updated_at`, `bad` of them broken; `next_day` is what a second run must find."""
 
     seed: int = 7
     rows: int = 10_000
-    start: datetime = START
+    bad: int = 3
+    start: datetime = field(default_factory=_yesterday)
     orders: list[Order] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)  # noqa: S311 a seeded story
         self.orders = [self._order(n, self.start + timedelta(seconds=n * 7)) for n in range(1, self.rows + 1)]
-        for order in self._random.sample(self.orders, 3):
+        for order in self._random.sample(self.orders, self.bad):
             order["amount"] = f"{order['amount']:.2f} EUR"
 
     def next_day(self, new: int = 300, changed: int = 120) -> None:
@@ -181,6 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"orders": len(self.server.shop.orders)})
 
     def _orders(self, params: dict[str, str]) -> None:
+        time.sleep(self.server.faults.latency_seconds)
         mood = self.server.mood()
         if mood == "429":
             self._send(429, {"error": "slow down"}, {"Retry-After": "7200" if self.server.trick == "closed" else "1"})

@@ -162,7 +162,7 @@ class Tour:
         ran = self.pipe.run()
         self.api.before = lambda number: None
         refused = (Counter(self.api.log) - before)["401"]
-        _told(f"refused {refused} time (401), fetched again once, and the scan went on", ran)
+        _told(f"{count(refused, 'request')} refused (401); the token was fetched again, and the scan went on", ran)
         written = [path for path in sorted(self.folder.iterdir()) if path.is_file() and path.name != "token"]
         found = [path.name for path in written if _holds(path, TOKEN, ROTATED)]
         _line(f"of the {len(written)} files in {self.folder}, a token stands in: {', '.join(found) or 'none'}")

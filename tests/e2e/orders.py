@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sample_config.flaky_api import TOKEN, Faults, FlakyApi, Shop, serving
+from monitor_resilient.demo.flaky_api import TOKEN, Faults, FlakyApi, Shop, serving
 from tests.e2e.support import ROOT, Pipe, Warehouse, script, write_json
 
 COLUMNS = ["order_id", "customer_id", "customer_email", "status", "amount", "currency", "updated_at"]

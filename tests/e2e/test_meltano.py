@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sample_config.flaky_api import TOKEN, FlakyApi
+from monitor_resilient.demo.flaky_api import TOKEN, FlakyApi
 from tests.e2e.orders import calm_shop
 from tests.e2e.support import ROOT, TOOLS, DuckDBFile
 from tests.monitor.support import Receiver, receiving

@@ -22,12 +22,12 @@ def test_the_tour_shows_all_seven_failures_and_ends_with_a_report(
         "new columns: channel",
         "/amount breaks `type`",
         "5 rows are marked as deleted",
-        "refused 1 time (401), fetched again once",
+        "refused (401); the token was fetched again, and the scan went on\n",
         "a token stands in: none",
         "0 lost, 0 doubled",
         "exit 77, credentials refused",
         "zero_rows of orders fail",
-        "FIRING auth_failed: probe of shop; RESOLVED auth_failed: probe of shop\n",
+        "FIRING auth_failed: probe of shop; FIRING fail: completeness of shop; RESOLVED auth_failed: probe of shop;",
     ):
         assert words in said, words
     assert [line[0] for line in said.splitlines() if line[:1].isdigit()] == list("1234567")
