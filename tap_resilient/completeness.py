@@ -134,6 +134,7 @@ class Evidence:
     doubted: str | None = None
     base: int = 0
     aligned: bool = False
+    adrift: bool = False
     first_places: dict[Hashable, int] = field(default_factory=dict)
     places: dict[Hashable, int] = field(default_factory=dict)
     last_size: int = 0
@@ -196,6 +197,11 @@ class Evidence:
         if not overlap:
             return bool(keys) and not shared
         return shared == keys[:1] and [self.places[key] for key in shared] == [self.last_size - 1]
+
+    def last_known(self, rows: Sequence[Row]) -> int | None:
+        """The place in `rows` of the last one that was on the last page, too; None if none was."""
+        known = [place for place, key in enumerate(self.identify(rows)) if key in self.places]
+        return known[-1] if known else None
 
     def follow(self, token: Hashable) -> None:
         """Take note of the cursor or URL that is read next; one that came before is a cycle."""

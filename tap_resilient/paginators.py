@@ -143,7 +143,8 @@ class Numbered(Base):
 class Offset(Base):
     """Rows by offset, which advances by the rows received, whatever page size the server keeps to.
 
-    Each request begins at the last row that was received: if that row is not there any more, rows have moved.
+    Each request begins at the last row that was received. If that row is not there any more, rows have moved: then the
+    seam is read again further back, and the scan goes on behind the last row that is known there.
     """
 
     offset_param: str = "offset"
@@ -160,9 +161,11 @@ class Offset(Base):
         """What follows the last row, wherever it is by now."""
         if position.purpose == "read":
             return self._unseen(page, seen)
+        if position.purpose == "seam":
+            return self._behind_seam(page, position, seen)
         shift = seen.shift(page.rows, seen.last_size - 1)
-        if shift is None or shift < 0:
-            seen.contradict(MOVED)
+        if shift is None:
+            seen.adrift = bool(page.rows) or not seen.reached_total
         elif shift == seen.last_size - 1 and shift > 0:
             seen.aligned = True
         elif shift > 0:
@@ -171,6 +174,9 @@ class Offset(Base):
 
     def next(self, page: Page, position: Position, seen: Evidence) -> Position | None:
         """From the last row on; the end is where nothing follows it."""
+        if seen.adrift:
+            seen.adrift = False
+            return self._at(max(position.index - seen.last_size, 0), position.size, "seam")
         if seen.has_more is False:
             seen.announce("has_more is false")
             return None
@@ -205,6 +211,18 @@ class Offset(Base):
         seen.base += position.size or 0
         seen.aligned = True
         return self._after(position, seen) if position.size else None
+
+    def _behind_seam(self, page: Page, position: Position, seen: Evidence) -> Page:
+        """What follows the rows of the last page, which went forward as far as `base` says from now on."""
+        known = seen.last_known(page.rows)
+        if known is None:
+            seen.contradict(MOVED)
+            return replace(page, rows=[])
+        rows, base = page.rows[known + 1 :], position.index + known + 1 - seen.rows
+        if base == seen.base and not rows:
+            seen.contradict("a page is empty where a row was, and still is")
+        seen.base = base
+        return replace(page, rows=rows)
 
     def _unseen(self, page: Page, seen: Evidence) -> Page:
         """The page without rows of the last one. All of a full page again: the server ignores the offset."""

@@ -8,15 +8,16 @@ from typing import Any, Literal, Protocol
 
 from tap_resilient.completeness import Announcements, Evidence, Page
 
-Purpose = Literal["read", "overlap", "behind", "fill", "front"]
+Purpose = Literal["read", "overlap", "seam", "behind", "fill", "front"]
 
 
 @dataclass(frozen=True)
 class Position:
     """Where the next request reads: parameters, or a whole `url`. `index` is the page number or the row offset.
 
-    `read` goes on; `overlap` does so from the last row; `behind` looks behind an empty page, `fill` reads the empty one
-    again; `front` reads the first page again. `size` is the page size asked for, None without one.
+    `read` goes on; `overlap` does so from the last row, `seam` looks for it further back; `behind` looks behind an
+    empty page, `fill` reads the empty one again; `front` reads the first page again. `size` is the page size asked for,
+    None without one.
     """
 
     params: Mapping[str, Any] = field(default_factory=dict)

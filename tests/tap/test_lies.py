@@ -1,5 +1,6 @@
 """Whatever an API does against its docs: all rows, or a non-zero exit with the bookmark held. Never a silent part."""
 
+import threading
 import time
 from email.utils import formatdate
 
@@ -181,3 +182,48 @@ def test_a_fractional_retry_after_is_waited_for():
     run, waited = retry_after(lambda: "1.5")
     assert run.code == 0
     assert 1.5 <= waited < 3
+
+
+# Rows that move while they are read
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("total", [False, True])
+@pytest.mark.parametrize("gone", [1, 3, 9, 25])
+def test_rows_that_vanish_in_front_lose_no_others_behind_them(gone, total, concurrency):
+    """Behind offsets the seam is read again; if it cannot be found any more, that is said."""
+    rows, asked_for, lock = list(THOUSAND[:53]), [], threading.Lock()
+
+    def handle(asked):
+        with lock:
+            start = int(asked.params["offset"])
+            if start > 25 and len(rows) == 53:
+                del rows[:gone]
+            asked_for.append(start)
+            return Answer({"data": rows[start : start + 10], **({"total": len(rows)} if total else {})})
+
+    paginator = {
+        "type": "offset",
+        "limit_param": "limit",
+        "page_size": 10,
+        **({"total_path": "total"} if total else {}),
+    }
+    with serving(handle) as api:
+        run = run_tap(config_for(api.url, probe_stream(paginator), concurrency=concurrency))
+    ids = {record["id"] for record in run.records("rows")}
+    assert ids >= {row["id"] for row in rows} or run.code == 65
+    assert (run.code == 0) == (gone < 10), f"exit {run.code} after {asked_for}"
+
+
+def test_rows_that_vanish_at_the_end_of_a_scan_do_not_hide_the_last_ones():
+    rows = list(THOUSAND[:23])
+
+    def handle(asked):
+        start = int(asked.params["offset"])
+        if start == 18:
+            del rows[:5]  # of the 18 rows left, 3 have not been read, and nothing is at offset 18 any more
+        return Answer({"data": rows[start : start + 10]})
+
+    with serving(handle) as api:
+        run = run_tap(config_for(api.url, probe_stream({"type": "offset", "limit_param": "n", "page_size": 10})))
+    assert (run.code, [record["id"] for record in run.records("rows")]) == (0, list(range(1, 24)))
