@@ -12,7 +12,7 @@ from target_resilient.backends import Backend, Session
 from target_resilient.checkpoints import reach
 from target_resilient.epoch import Epoch, Owner, book_epoch, follow_on, hold_fence
 from target_resilient.ledger import Counts
-from target_resilient.sql import Sql, sql
+from target_resilient.sql import Sql, columns, join, sql
 from target_resilient.table import DELETED_AT, VERSION, TablePlan
 
 
@@ -41,20 +41,38 @@ class Activation:
 
 @dataclass(frozen=True)
 class Removal:
-    """Remove the rows of a table that are not of `version`. `inserted` rows came with this very load."""
+    """Remove the rows `t` of a table of which `leaving` is true, unless they are more than `max_ratio` of it.
+
+    `inserted` rows came with this very load. `keys` is the companion's plan in a reconciliation, None in a refresh.
+    """
 
     plan: TablePlan
+    leaving: Sql
     version: int
-    hard: bool
     inserted: int
+    max_ratio: float
+    keys: TablePlan | None = None
 
 
-def commit_removals(
-    backend: Backend, epoch: Epoch, owner: Owner, *, removals: Sequence[Removal], max_ratio: float
-) -> None:
+def refreshed(plan: TablePlan, version: int, inserted: int, max_ratio: float) -> Removal:
+    """What a complete refresh did not bring: rows that are not of its version."""
+    return Removal(plan, sql("t.{} IS DISTINCT FROM %s", VERSION.name), version, inserted, max_ratio)
+
+
+def reconciled(plan: TablePlan, keys: TablePlan, inserted: int, max_ratio: float) -> Removal:
+    """What is not among all keys of the source, as the companion stream brought them."""
+    version = keys.fixed_version or 0
+    same = columns(plan.key, "k.{} = t.{}", " AND ")
+    missing = join("", [
+        sql("NOT EXISTS (SELECT 1 FROM {} AS k WHERE k.{} = %s AND ", keys.table, VERSION.name), same, sql(")"),
+    ])  # fmt: skip
+    return Removal(plan, missing, version, inserted, max_ratio, keys)
+
+
+def commit_removals(backend: Backend, epoch: Epoch, owner: Owner, *, removals: Sequence[Removal]) -> None:
     """The closing epoch: all removals in one transaction, with the fence, the ledger and the state.
 
-    Raises HeldByGuardError (79), with nothing removed, when a table would lose more than `max_ratio` of its rows.
+    Raises HeldByGuardError (79), with nothing removed, when a table would lose more rows than it may.
     """
     with backend.transaction() as session:
         reach("delete.begun")
@@ -63,34 +81,36 @@ def commit_removals(
         session.lock([removal.plan.full_name for removal in removals])
         now = datetime.now(timezone.utc)
         for removal in removals:
-            _guard(session, removal, max_ratio)
-            removed = session.run(*_removal(removal, now))
+            _guard(session, removal)
+            removed = session.run(*_statement(removal, now))
             epoch.outcome[removal.plan.spec.stream] = Counts(deleted=removed)
+            if removal.keys is not None:
+                older = sql("DELETE FROM {} WHERE {} IS DISTINCT FROM %s", removal.keys.table, VERSION.name)
+                session.run(older, [removal.version])
         reach("delete.removed")
         book_epoch(session, epoch, owner, now)
 
 
-def _guard(session: Session, removal: Removal, max_ratio: float) -> None:
+def _guard(session: Session, removal: Removal) -> None:
     living, leaving = session.rows(_count(removal), [removal.version])[0]
     before = living - removal.inserted
-    if before > 0 and leaving > max_ratio * before:
+    if before > 0 and leaving > removal.max_ratio * before:
         raise HeldByGuardError(
-            f"stream '{removal.plan.spec.stream}': the refresh would remove {leaving} of {before} rows of table"
-            f" {removal.plan.full_name}, more than max_delete_ratio ({max_ratio:g}); nothing was removed. Look whether"
-            " the source still has them, or approve once with TARGET_RESILIENT_MAX_DELETE_RATIO=1"
+            f"stream '{removal.plan.spec.stream}': the load would remove {leaving} of {before} rows of table"
+            f" {removal.plan.full_name}, more than max_delete_ratio ({removal.max_ratio:g}); nothing was removed. Look"
+            " whether the source still has them, or approve once with TARGET_RESILIENT_MAX_DELETE_RATIO=1"
         )
 
 
 def _count(removal: Removal) -> Sql:
-    """(rows that live, of these the ones of another version)."""
-    other = sql("{} IS DISTINCT FROM %s", VERSION.name)
-    count = sql("SELECT count(*), count(CASE WHEN ") + other + sql(" THEN 1 END) FROM {}", removal.plan.table)
-    return count if removal.hard else count + sql(" WHERE {} IS NULL", DELETED_AT)
+    """(rows that live, of these the ones that leave)."""
+    leaving = sql("SELECT count(*), count(CASE WHEN ") + removal.leaving
+    count = leaving + sql(" THEN 1 END) FROM {} AS t", removal.plan.table)
+    return count if removal.plan.hard_delete else count + sql(" WHERE t.{} IS NULL", DELETED_AT)
 
 
-def _removal(removal: Removal, now: datetime) -> tuple[Sql, list[Any]]:
-    other = sql(" WHERE {} IS DISTINCT FROM %s", VERSION.name)
-    if removal.hard:
-        return sql("DELETE FROM {}", removal.plan.table) + other, [removal.version]
-    mark = sql("UPDATE {} SET {} = %s", removal.plan.table, DELETED_AT) + other
-    return mark + sql(" AND {} IS NULL", DELETED_AT), [now, removal.version]
+def _statement(removal: Removal, now: datetime) -> tuple[Sql, list[Any]]:
+    if removal.plan.hard_delete:
+        return sql("DELETE FROM {} AS t WHERE ", removal.plan.table) + removal.leaving, [removal.version]
+    mark = sql("UPDATE {} AS t SET {} = %s WHERE t.{} IS NULL AND ", removal.plan.table, DELETED_AT, DELETED_AT)
+    return mark + removal.leaving, [now, removal.version]

@@ -29,7 +29,7 @@ from target_resilient.batch import StreamBatch
 from target_resilient.batchfiles import batch_events
 from target_resilient.books import Books
 from target_resilient.checkpoints import reach
-from target_resilient.deletes import Activation, Removal, commit_removals
+from target_resilient.deletes import Activation, Removal, commit_removals, reconciled, refreshed
 from target_resilient.epoch import Epoch, Owner
 from target_resilient.gap import compare_states, resumed_streams
 from target_resilient.ledger import Counts
@@ -299,7 +299,7 @@ class Load:
     @property
     def _refreshing(self) -> bool:
         """Whether rows may wait to be removed. Until they are, a STATE would say that all is done: it is held back."""
-        if self._options.tables.load_version is not None:
+        if self._options.tables.load_version is not None or self._planner.companions:
             return True
         found = (a for a in self._activations.values() if a.version is not None)
         return any(activation.after_rows or self._options.trust_eof for activation in found)
@@ -309,7 +309,8 @@ class Load:
         if not self._refreshing or self._committer is None:
             return
         removals = [found for name in self._planner.names if (found := self._removal(name))]
-        write = partial(commit_removals, removals=removals, max_ratio=self._options.max_delete_ratio)
+        removals += [found for keys in self._planner.companions if (found := self._reconciliation(keys))]
+        write = partial(commit_removals, removals=removals)
         self._committer.commit(Epoch(self._epoch.number, state=self._last_state), write)
 
     def _removal(self, name: str) -> Removal | None:
@@ -317,13 +318,30 @@ class Load:
         plan = self._planner.stream(name, lambda: 0).plan
         activation = self._activations.get(name, Activation())
         version = activation.version if plan.fixed_version is None else plan.fixed_version
-        if version is None:
+        if version is None or plan.spec.reconciles is not None:
             return None
-        counts = self._committer.totals.get(name, Counts()) if self._committer else Counts()
+        counts = self._counts(name)
         if doubt := self._doubt(name, plan, activation, counts):
             logger.warning(facts("no rows are removed", stream=name, reason=doubt))
             return None
-        return Removal(plan, version, plan.hard_delete, counts.inserted)
+        return refreshed(plan, version, counts.inserted, self._options.max_delete_ratio)
+
+    def _reconciliation(self, keys: TablePlan) -> Removal | None:
+        """What to remove from the table whose keys a companion stream brought; None unless they came whole."""
+        companion, parent = keys.spec.stream, keys.spec.reconciles or ""
+        refused = self._counts(companion).quarantined + self._counts(parent).quarantined
+        whole = self._options.trust_eof or self._scans().get(companion) == "complete"
+        if parent not in self._planner.names or refused or not whole:
+            reason = "records were refused" if refused else "nothing proves that all keys came"
+            logger.warning(facts("no rows are removed", stream=parent, reason=reason))
+            return None
+        plan = self._planner.stream(parent, lambda: 0).plan
+        limits = (self._options.max_delete_ratio, keys.spec.contract.schema.get("x-max-delete-ratio", 1))
+        approved = self._options.max_delete_ratio >= 1
+        return reconciled(plan, keys, self._counts(parent).inserted, 1.0 if approved else min(limits))
+
+    def _counts(self, name: str) -> Counts:
+        return self._committer.totals.get(name, Counts()) if self._committer else Counts()
 
     def _doubt(self, name: str, plan: TablePlan, activation: Activation, counts: Counts) -> str | None:
         """Why a refresh may not have brought all rows; None when it has."""

@@ -43,7 +43,7 @@ def merge(plan: TablePlan, stage: Name) -> Sql:
     changes = _changes(plan, [name for name in changing if name not in _METADATA_NAMES])
     if not changes.template:
         return conflict + "NOTHING"
-    assignments = [columns(changing, "{} = excluded.{}")]
+    assignments = [sql("{} = excluded.{}", name, name) for name in changing]
     assignments += [sql("{} = NULL", DELETED_AT)] if plan.clears_deleted else []
     stale = _stale(plan, "t", "excluded")
     guard = join("", [sql("NOT ("), stale, sql(") AND (")]) if stale else sql("(")

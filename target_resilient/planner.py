@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from target_resilient.backends import Backend
 from target_resilient.books import Books
 from target_resilient.checkpoints import reach
 from target_resilient.columns import Column, column_seen
-from target_resilient.naming import split_stream
+from target_resilient.naming import legal_name, split_stream
 from target_resilient.options import LoadOptions
 from target_resilient.reader import Frame
 from target_resilient.sql import Name, as_text, sql
@@ -34,7 +35,11 @@ class RecordBeforeSchemaError(NotSingerError, RecordsWithoutSchemaException):
 
 @dataclass
 class Stream:
-    """A stream as its last SCHEMA described it. `closed` when the schema itself refuses fields it does not name."""
+    """A stream as its last SCHEMA described it.
+
+    `closed` when the schema itself refuses fields it does not name, `deletable` when a companion stream says which of
+    its rows are gone.
+    """
 
     spec: StreamSpec
     policies: Policies
@@ -43,6 +48,7 @@ class Stream:
     plan: TablePlan
     extra: list[Column]
     closed: bool
+    deletable: bool
 
 
 class Planner:
@@ -62,6 +68,10 @@ class Planner:
         self._settle = settle
         self._retrying = retrying
         self._streams: dict[str, Stream] = {}
+        self._reconciled: set[str] = set()
+        self._keys_options = replace(
+            options.tables, load_version=int(time.time() * 1000), hard_delete=False, metadata=False, append_only=False
+        )
 
     def stream(self, name: str, line: Callable[[], int]) -> Stream:
         """The stream of a record. Raises RecordBeforeSchemaError naming the line."""
@@ -88,21 +98,25 @@ class Planner:
         if faults := key_faults(spec):
             raise ConfigError(faults)
         validator = Validator(name, contract)
-        table = self._table(name)
+        table = self._table(spec)
+        if spec.reconciles is not None:
+            self._make_deletable(spec.reconciles)
+        deletable = name in self._reconciled
         self._streams[name] = Stream(
             spec=spec,
             policies=resolve_policies(self._options.policies, contract.meta),
             validator=validator,
             table=table,
-            plan=self._plan(spec, table, [], versioned=False),
+            plan=self._plan(spec, table, [], versioned=False, deletable=deletable),
             extra=[],
+            deletable=deletable,
             closed=contract.schema.get("additionalProperties") is False,
         )
 
     def refresh(self, stream: Stream) -> None:
         """Give the table of a stream that is refreshed whole (it has versions) the columns for that."""
         if not stream.plan.versioned:
-            stream.plan = self._plan(stream.spec, stream.table, stream.extra, versioned=True)
+            stream.plan = self._plan_again(stream, versioned=True)
 
     def evolve(self, stream: Stream, frame: Frame) -> None:
         """Add columns for fields that no schema names, where the contract's policy allows it."""
@@ -114,8 +128,21 @@ class Planner:
         if not fresh:
             return
         stream.extra += fresh
-        stream.plan = self._plan(stream.spec, stream.table, stream.extra, versioned=stream.plan.versioned)
+        stream.plan = self._plan_again(stream, versioned=stream.plan.versioned)
         logger.warning(facts("new columns", stream=stream.spec.stream, columns=",".join(c.key for c in fresh)))
+
+    @property
+    def companions(self) -> list[TablePlan]:
+        """The tables of the streams that bring all keys of another."""
+        return [stream.plan for stream in self._streams.values() if stream.spec.reconciles is not None]
+
+    def _make_deletable(self, name: str) -> None:
+        """Give a table the column that marks deleted rows."""
+        self._reconciled.add(name)
+        stream = self._streams.get(name)
+        if stream is not None and not stream.deletable:
+            stream.deletable = True
+            stream.plan = self._plan_again(stream, versioned=stream.plan.versioned)
 
     def _column_seen(self, name: str, records: list[dict[str, Any]]) -> Column | None:
         if name == DELETED_AT:
@@ -130,8 +157,10 @@ class Planner:
         path = Path(folder) / file if folder and Path(file).name == file else None  # never outside the folder
         return read_contract(path) if path and path.exists() else make_contract(schema)
 
-    def _table(self, name: str) -> Name:
-        options = self._options
+    def _table(self, spec: StreamSpec) -> Name:
+        name, options = spec.stream, self._options
+        if spec.reconciles is not None:
+            return (self._backend.meta_schema, legal_name(name))
         table = split_stream(name, options.default_schema, self._backend.default_schema, options.table_template)
         folded = tuple(part.casefold() for part in table)
         for other in self._streams.values():
@@ -142,16 +171,19 @@ class Planner:
                 )
         return table
 
-    def _plan(self, spec: StreamSpec, table: Name, extra: list[Column], *, versioned: bool) -> TablePlan:
+    def _plan_again(self, stream: Stream, *, versioned: bool) -> TablePlan:
+        return self._plan(stream.spec, stream.table, stream.extra, versioned=versioned, deletable=stream.deletable)
+
+    def _plan(self, spec: StreamSpec, table: Name, extra: list[Column], **how: bool) -> TablePlan:
         """Plan the table and make the database agree, with nothing of ours under way."""
         self._settle(spec.stream)
         found: list[TablePlan] = []
-        self._retrying(lambda: found.append(self._agree_on(spec, table, extra, versioned=versioned)))
+        self._retrying(lambda: found.append(self._agree_on(spec, table, extra, **how)))
         return found[0]
 
-    def _agree_on(self, spec: StreamSpec, table: Name, extra: list[Column], *, versioned: bool) -> TablePlan:
-        tables = self._options.tables
-        plan, changes = plan_table(self._backend, spec, table, extra, tables, versioned=versioned)
+    def _agree_on(self, spec: StreamSpec, table: Name, extra: list[Column], **how: bool) -> TablePlan:
+        tables = self._options.tables if spec.reconciles is None else self._keys_options
+        plan, changes = plan_table(self._backend, spec, table, extra, tables, **how)
         if self._options.dry_run:
             for change in changes:
                 logger.info(facts("would run", ddl=as_text(change.statement)))
@@ -163,5 +195,5 @@ class Planner:
             reach("ddl.before")
             self._backend.apply_ddl(statements, partial(self._books.changes, plan, changes))
             reach("ddl.after")
-            plan, _ = plan_table(self._backend, spec, table, extra, tables, versioned=versioned)
+            plan, _ = plan_table(self._backend, spec, table, extra, tables, **how)
         return plan

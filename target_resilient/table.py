@@ -37,6 +37,12 @@ class StreamSpec:
     key_properties: tuple[str, ...]
     replication_key: str | None
 
+    @property
+    def reconciles(self) -> str | None:
+        """The stream whose keys, all that the source has, this companion stream brings (`x-reconciles`)."""
+        parent = self.contract.schema.get("x-reconciles")
+        return parent if isinstance(parent, str) else None
+
 
 @dataclass(frozen=True)
 class SchemaChange:
@@ -128,6 +134,7 @@ def plan_table(
     options: TableOptions,
     *,
     versioned: bool,
+    deletable: bool,
 ) -> tuple[TablePlan, list[SchemaChange]]:
     """The plan for a stream's table and the DDL that is still needed. Raises ConfigError when the key cannot work."""
     facts = backend.describe(table)
@@ -141,7 +148,7 @@ def plan_table(
     key = (ROW_HASH,) if row_hash else tuple(by_key[k].name for k in spec.key_properties if k in by_key)
     if options.append_only:
         key = ()
-    soft = versioned and not options.hard_delete
+    soft = (versioned or deletable) and not options.hard_delete
     plan = TablePlan(
         spec=spec,
         table=table,

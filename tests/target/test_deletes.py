@@ -143,3 +143,46 @@ def test_a_row_of_an_older_version_that_came_with_the_first_load_goes(destinatio
     lines = refresh(2, ALL)
     assert load(destination, [lines[0], lines[1], older, *lines[2:]], hard_delete=True).error is None
     assert rows(destination, "s", "id") == [(number,) for number in ALL]
+
+
+def keys(*ids: int, limit: float = 1, verdict: str = "complete") -> list[Any]:
+    """A load that brings no row of `s`, and all keys that the source has."""
+    companion = {**schema({"id": {"type": "integer"}}, ["id"], stream="s__keys", required=["id"])}
+    companion["schema"] |= {"x-reconciles": "s", "x-max-delete-ratio": limit}
+    scans = {"s": {"verdict": "complete", "rows": 0}, "s__keys": {"verdict": verdict, "rows": len(ids)}}
+    end = {"type": "STATE", "value": {"resilient": {"version": 1, "scans": scans}}}
+    return [KEYED, companion, *(record({"id": number}, stream="s__keys") for number in ids), end]
+
+
+def test_what_is_not_among_all_keys_is_marked_and_comes_back(destination: str) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL)])
+    outcome = load(destination, keys(1, 2, 3, 4, 5, 6, 7))
+    assert (outcome.error, len(outcome.states)) == (None, 1)
+    assert living(destination) == [1, 2, 3, 4, 5, 6, 7]
+    assert (1,) in rows(destination, ("_resilient", "loads"), "deleted")
+    load(destination, keys(2, 3, 4, 5, 6, 7, 8))
+    assert living(destination) == [2, 3, 4, 5, 6, 7]
+    assert load(destination, [KEYED, record({"id": 8})]).error is None
+    assert living(destination) == [2, 3, 4, 5, 6, 7, 8]
+
+
+def test_reconciliation_removes_for_good_on_request(destination: str) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL)])
+    assert load(destination, keys(1, 2, 3, 4, 5, 6, 7), hard_delete=True).error is None
+    assert rows(destination, "s", "id") == [(number,) for number in range(1, 8)]
+
+
+def test_reconciliation_removes_nothing_without_all_keys(destination: str) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL)])
+    assert load(destination, keys(1, verdict="incomplete")).error is None
+    assert living(destination) == list(ALL)
+
+
+def test_reconciliation_keeps_to_the_smaller_limit_and_holds_the_state(destination: str) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL)])
+    outcome = load(destination, keys(1, 2, 3, 4, 5, 6, 7, limit=0.1))
+    assert isinstance(outcome.error, HeldByGuardError)
+    assert outcome.states == []
+    assert living(destination) == list(ALL)
+    assert load(destination, keys(1, 2, 3, 4, 5, 6, 7, limit=0.1), max_delete_ratio="1").error is None
+    assert living(destination) == [1, 2, 3, 4, 5, 6, 7]
