@@ -135,6 +135,7 @@ class Evidence:
     base: int = 0
     aligned: bool = False
     adrift: bool = False
+    unsteady: bool = False
     first_places: dict[Hashable, int] = field(default_factory=dict)
     places: dict[Hashable, int] = field(default_factory=dict)
     last_size: int = 0
@@ -150,9 +151,12 @@ class Evidence:
             return
         total = self.announcements.read_total(page.response)
         if total is not None:
+            self.unsteady |= self.last_total not in {None, total}
             self.first_total = total if self.first_total is None else self.first_total
             self.last_total = total
-        self.total_pages = self.announcements.read_total_pages(page.response) or self.total_pages
+        pages = self.announcements.read_total_pages(page.response)
+        self.unsteady |= bool(pages) and self.total_pages not in {None, pages}
+        self.total_pages = pages or self.total_pages
         self.has_more = self.announcements.read_has_more(page.response)
         self.empty_in_a_row = 0 if page.rows else self.empty_in_a_row + 1
         if self.empty_in_a_row >= MAX_EMPTY_PAGES:
@@ -189,14 +193,6 @@ class Evidence:
         """The members of `rows` behind those that were taken before; all of them if none was."""
         known = [place for place, key in enumerate(self.identify(rows)) if key in self.places]
         return rows[known[-1] + 1 :] if known else rows
-
-    def joins(self, rows: Sequence[Row], *, overlap: bool) -> bool:
-        """Whether `rows` go on where the last page ended: with its last row if they `overlap`, else with none of it."""
-        keys = self.identify(rows)
-        shared = [key for key in keys if key in self.places]
-        if not overlap:
-            return bool(keys) and not shared
-        return shared == keys[:1] and [self.places[key] for key in shared] == [self.last_size - 1]
 
     def last_known(self, rows: Sequence[Row]) -> int | None:
         """The place in `rows` of the last one that was on the last page, too; None if none was."""

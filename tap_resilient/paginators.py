@@ -96,8 +96,8 @@ class Numbered(Base):
         return self._after_empty(page, position, seen)
 
     def ahead(self, position: Position, seen: Evidence) -> Iterable[Position]:
-        """The next numbers."""
-        if position.purpose != "read" or seen.has_more is False:
+        """The next numbers, unless the total changes: many rows that come in at once show in nothing else."""
+        if position.purpose != "read" or seen.has_more is False or seen.unsteady:
             return ()
         pages = seen.total_pages or -(-(seen.last_total or 0) // max(seen.largest_page, 1))
         return (self._page(number) for number in range(position.index + 1, self.first_number + pages))

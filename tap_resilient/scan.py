@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from resilient_core.errors import UnavailableError
 from tap_resilient.client import ActionRequested, RequestRefusedError, Response
@@ -86,22 +87,19 @@ class Scan:
             return self._fetch(self._halved(position))
 
     def _page(self, position: Position) -> Page:
-        """The page, perhaps fetched ahead.
-
-        One that does not go on where the last one ended is fetched again: it may show rows that have moved since.
-        """
         page = self._fetcher.taken(self._ground, position)
-        if page is not None and (position.first or self.seen.joins(page.rows, overlap=position.purpose == "overlap")):
-            return page
-        self._fetcher.forget(self._ground)
-        return self._fetcher.fetch(self._ground, position)
+        return page or self._fetcher.fetch(self._ground, position)
 
     def _look_ahead(self, position: Position) -> None:
-        """Fetch the next pages ahead; not behind an empty one, nor where rows move: one by one is safe there."""
-        if self.seen.overlaps or self.seen.base or self.seen.empty_in_a_row:
+        """Fetch the next pages ahead; but behind an empty one, and where rows move, only one after the other is safe.
+
+        A page that was fetched before the one in front of it may show rows where they were earlier.
+        """
+        uneven = self.seen.overlaps or self.seen.base or self.seen.empty_in_a_row
+        wanted = [] if uneven else list(islice(self._paginator.ahead(position, self.seen), self._fetcher.places))
+        if not wanted:
             self._fetcher.forget(self._ground)
-        else:
-            self._fetcher.expect((self._ground, after) for after in self._paginator.ahead(position, self.seen))
+        self._fetcher.expect((self._ground, after) for after in wanted)
 
     def _is_past_end(self, refusal: RequestRefusedError, position: Position) -> bool:
         """404 after the first page; any refusal of a request that only looks whether anything is left."""

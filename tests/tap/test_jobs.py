@@ -28,11 +28,15 @@ class Reports:
         self.jobs = {}
         self.keys = {}
         self.cancelled = []
+        self.answering = threading.Event()
+        self.answering.set()
         self.lock = threading.Lock()
 
     def __call__(self, asked):
         with self.lock:
-            return self.answer(asked)
+            answer = self.answer(asked)
+        self.answering.wait(10)
+        return answer
 
     def answer(self, asked):
         if asked.path == "/reports":
@@ -363,6 +367,18 @@ def test_a_crash_before_the_answer_to_create_asks_for_the_same_job_again():
         reports.keys["k"] = 1
         run = run_tap(config, state=state)
     assert (run.code, len(ids(run)), len(reports.jobs)) == (0, 7, 1)
+
+
+def test_a_run_that_is_killed_while_its_job_is_created_creates_no_second_one(tmp_path):
+    reports = Reports(slow=0)
+    reports.answering.clear()
+    with serving(reports) as api:
+        config = config_for(api.url, report())
+        state, _ = killed_while_polling(tmp_path, config, reports, signal.SIGKILL, looks=0)
+        reports.answering.set()
+        run = run_tap(config, state=state)
+    assert (run.code, len(ids(run)), len(reports.jobs)) == (0, 7, 1)
+    assert sum(asked.path == "/reports" for asked in api.log) == 2
 
 
 def test_a_signal_cancels_the_job_where_that_is_configured(tmp_path):
