@@ -21,11 +21,17 @@ GC_THRESHOLDS = (200_000, 20, 100)
 """A page or a frame makes thousands of dicts without a cycle; collecting them took a fifth of the time."""
 
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread waits for the interpreter lock, ten times less than Python's default: the thread that talks to the
+database or the API needs it often and briefly, beside one that computes."""
+
+
 def run_command(plugin: str, command: click.Command, args: Sequence[str] | None = None) -> NoReturn:
     """Run a click command to its end and exit with the code of README's table; the last log line names the meaning."""
     setup_logging(plugin)
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     logger = logging.getLogger(plugin)
     code = exit_code_of(command, args, logger)
     if code >= 64:  # below are the findings of monitor-resilient, which its listing has told

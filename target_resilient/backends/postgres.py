@@ -45,6 +45,8 @@ CONNECTION_OPTIONS = {
     "tcp_user_timeout": 60_000,  # milliseconds; the same while something is unanswered
 }
 
+_COPY_BYTES = 4_000_000  # a block: each one costs a turn of the interpreter lock, which the reading thread holds for ms
+
 # SQLSTATE classes, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _RETRY = ("08", "40", "53", "57", "58", "55P03", "25P03", "25P04", "25006")
 _DATA = ("22", "23", "54000")
@@ -330,7 +332,7 @@ class PostgresSession:
         copy = join("", [sql("COPY {} (", stage), columns(column_names), sql(") FROM STDIN (FORMAT csv)")])
         body = _Body("\n".join([*lines, ""]).encode())
         with self._connection.cursor() as cursor:
-            _run(cursor.copy_expert, self._compose(copy), body, 1 << 18)
+            _run(cursor.copy_expert, self._compose(copy), body, _COPY_BYTES)
             return stage, int(cursor.rowcount)
 
     def lock(self, resources: Sequence[str]) -> None:
