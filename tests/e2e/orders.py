@@ -16,10 +16,13 @@ ENV = {"FLAKY_TOKEN": TOKEN}
 
 
 @contextmanager
-def calm_shop(rows: int, latency_seconds: float = 0.0) -> Iterator[FlakyApi]:
-    """The API with so many sound orders and no faults."""
+def calm_shop(
+    rows: int, latency_seconds: float = 0.0, *, bad: int = 0, start: datetime | None = None
+) -> Iterator[FlakyApi]:
+    """The API with so many orders, `bad` of them broken, and no faults. `start` None means yesterday."""
     calm = Faults(error_500=0, cut_body=0, requests_per_second=10**6, latency_seconds=latency_seconds)
-    with serving(FlakyApi(shop=Shop(rows=rows, bad=0), faults=calm)) as api:
+    shop = Shop(rows=rows, bad=bad, start=start) if start else Shop(rows=rows, bad=bad)
+    with serving(FlakyApi(shop=shop, faults=calm)) as api:
         yield api
 
 
