@@ -1,4 +1,5 @@
-# `make` lists the targets. Everything is installed into .venv; nothing else on the machine is touched.
+# `make` lists the targets. Everything is installed into .venv; nothing else on the machine is touched, except that
+# `make test` as root on Debian installs the package chromium if there is no Chromium.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +22,7 @@ demo: $(VENV)/.runtime .meltano/.installed ## load a flaky API into DuckDB, twic
 	@$(BIN)/python sample_config/demo.py
 
 .PHONY: test
-test: $(VENV)/.dev $(JSON_SERVER)/.installed $(PEERS)/.installed .meltano/.installed ## run all tests; ARGS='tests/tap -k retry' narrows them
+test: $(VENV)/.dev $(JSON_SERVER)/.installed $(PEERS)/.installed .meltano/.installed chromium ## run all tests; ARGS='tests/tap -k retry' narrows them
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: unit
@@ -97,6 +98,20 @@ $(JSON_SERVER)/.installed: tests/e2e/json_server/package-lock.json $(VENV)/.dev
 	@cp tests/e2e/json_server/package.json tests/e2e/json_server/package-lock.json $(JSON_SERVER)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix $(JSON_SERVER) --silent --no-audit --no-fund
 	@touch $@
+
+# One test opens the report in a real browser: any Chromium on PATH, else Debian's, else the test is skipped.
+.PHONY: chromium
+chromium:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	why='needs root and apt-get'; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo 'Installing chromium with apt-get …'; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  if { apt-get update && apt-get install --yes --no-install-recommends chromium; } > $(VENV)/chromium.log 2>&1; \
+	  then exit 0; fi; \
+	  why='apt-get failed, see $(VENV)/chromium.log'; \
+	fi; \
+	echo "No Chromium ($$why): the test that opens the report in a browser is skipped"
 
 # Other people's plugins, each in a venv of its own, because their SDK pins differ.
 $(PEERS)/.installed: $(wildcard tests/e2e/peers/*.txt) $(VENV)/.dev
