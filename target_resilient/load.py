@@ -24,7 +24,7 @@ from resilient_core.errors import (
 )
 from resilient_core.redaction import redactor
 from resilient_core.telemetry import Progress, facts, metric
-from target_resilient.backends import Backend, InfrastructureError, Lease
+from target_resilient.backends import Backend, InfrastructureError, Lease, MissingError
 from target_resilient.batch import StreamBatch
 from target_resilient.batchfiles import batch_events
 from target_resilient.books import Books
@@ -409,6 +409,8 @@ class Load:
                 action()
             except InfrastructureError as error:
                 patience.wait(error)
+            except MissingError as error:
+                raise (self._committer.explained(error) if self._committer else error) from None
             else:
                 return
 

@@ -109,12 +109,16 @@ class Committer:
         try:
             write(self._backend, epoch, self.owner)
         except MissingError as error:
-            with self._backend.transaction() as session:
-                hold_fence(session, self._backend, self.owner)  # is it the database itself that is gone?
-            raise UnavailableError(
-                f"{error}; somebody dropped or changed a table while it was being loaded, and the epoch was not"
-                " committed; run again"
-            ) from None
+            raise self.explained(error) from None
+
+    def explained(self, error: MissingError) -> UnavailableError:
+        """What a missing table means. Raises HeldByGuardError when the whole database is not the one that it was."""
+        with self._backend.transaction() as session:
+            hold_fence(session, self._backend, self.owner)
+        return UnavailableError(
+            f"{error}; somebody dropped or changed a table while it was being loaded, and the epoch was not"
+            " committed; run again"
+        )
 
     def _isolate(self, epoch: Epoch, error: DataError) -> None:
         """Find the rows that the database refuses by halving, and move them to the quarantine."""

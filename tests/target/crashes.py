@@ -16,6 +16,7 @@ import psycopg2
 from psycopg2 import sql
 
 from tests.target.scenarios import Scenario, Table, bookmark_of, lines
+from tests.target.support import SETTINGS, Outcome, load
 from tests.target.zygote import Zygote, job
 
 _numbers = itertools.count()
@@ -61,6 +62,15 @@ class Place:
         code = zygote.run(self.job(bookmark, **hook))
         self.printed = self.states()
         return code
+
+    def load_here(self, bookmark: int, *, messages: int | None = None, **config: Any) -> Outcome:
+        """Run a load from a bookmark on in this very process; of the first `messages` only, None for all."""
+        self.version += 1
+        settings = {**SETTINGS, **self._config(), **config}
+        data = lines(self.scenario.messages(bookmark, self.version)[:messages])
+        outcome = load(settings.pop("destination"), data, **settings)
+        self.printed = [bookmark_of(state) for state in outcome.states]
+        return outcome
 
     def load_before(self, zygote: Zygote) -> None:
         """Run the load that the scenario begins from."""

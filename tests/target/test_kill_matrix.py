@@ -6,13 +6,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from target_resilient import checkpoints
 from tests.target.crashes import Place
-from tests.target.proxy import Link, Proxy, proxy
+from tests.target.proxy import Link, Proxy
 from tests.target.scenarios import SCENARIOS
 from tests.target.zygote import Zygote, zygote
 
@@ -69,12 +68,6 @@ def run_again(place: Place, children: Zygote, bookmark: int) -> None:
 
 COMMITS = [pytest.param(name, nth, id=f"{name}-{nth}") for name in SCENARIOS for nth in range(1, EPOCHS + 1)]
 COMMITS.append(pytest.param("full", 5, id="full-closing"))
-
-
-@pytest.fixture
-def through(shared_postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with TemporaryDirectory(prefix="proxy-") as folder, proxy(shared_postgres, Path(folder)) as running:
-        yield running
 
 
 @pytest.mark.parametrize(("name", "nth"), COMMITS)
