@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -274,7 +275,11 @@ def test_a_load_told_to_end_does_not_wait_for_a_lock(
     shared_postgres: str, postgres_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "GRACE_SECONDS", 0.3)
-    monkeypatch.setattr(load.Load, "finish", lambda _self: (_ for _ in ()).throw(_Ended()))
+
+    def ended(_self: load.Load) -> None:
+        raise TerminatedError(signal.SIGTERM)
+
+    monkeypatch.setattr(load.Load, "finish", ended)
     with locker(shared_postgres) as cursor:
         at("epoch.begun", 2, lambda: cursor.execute(f"LOCK TABLE data_{postgres_place.number}.s"))
         outcome = postgres_place.load_here(0, messages=2 * GROUP + 3)
@@ -284,17 +289,21 @@ def test_a_load_told_to_end_does_not_wait_for_a_lock(
     assert postgres_place.table() == postgres_place.scenario.tables[1]
 
 
-class _Ended(TerminatedError):
-    def __init__(self) -> None:
-        super().__init__(15)
-
-
 def test_a_commit_that_cannot_be_broken_off_is_left_behind(
     duckdb_place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "GRACE_SECONDS", 0.05)
-    monkeypatch.setattr(load.Load, "finish", lambda _self: (_ for _ in ()).throw(_Ended()))
-    go_on, verdicts = threading.Event(), []
+    arrived, go_on, verdicts = threading.Event(), threading.Event(), []
+
+    def ended(_self: load.Load) -> None:
+        arrived.wait()
+        raise TerminatedError(signal.SIGTERM)
+
+    def hang() -> None:
+        arrived.set()
+        go_on.wait()
+
+    monkeypatch.setattr(load.Load, "finish", ended)
     abort = load.Load.abort
 
     def judged(self: load.Load, error: BaseException) -> bool:
@@ -305,7 +314,7 @@ def test_a_commit_that_cannot_be_broken_off_is_left_behind(
         return verdicts[-1]
 
     monkeypatch.setattr(load.Load, "abort", judged)
-    at("epoch.booked", 3, go_on.wait)
+    at("epoch.booked", 4, hang)
     duckdb_place.load_here(0)
     assert verdicts == [False]
 
@@ -443,7 +452,7 @@ def test_a_duckdb_file_on_a_full_disk(duckdb_place: Place, retries: dict[int, Do
         pytest.skip("this container may not mount")
     try:
         at("epoch.committed", 1, lambda: fill(disk / "filler"))
-        retries[3] = lambda: (disk / "filler").unlink()
+        retries[3] = (disk / "filler").unlink
         outcome = duckdb_place.load_here(0, **PATIENT)
         assert_all_is_well(duckdb_place, outcome)
     finally:
