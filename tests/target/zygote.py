@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,10 @@ def zygote() -> Iterator[Zygote]:
 def job(
     program: str, args: Sequence[str], *, stdin: Path | None = None, stdout: Path | None, stderr: Path, **hook: Any
 ) -> dict[str, Any]:
-    """A request to run `tap` or `target`. Hook: `point`, `nth` (from 1), `act` (kill, meet), `fifo`, `trace`.
+    """A request to run `tap`, `target`, or `shell`, which keeps what is written to it, as an orchestrator does.
 
-    Without `stdin` or `stdout` the child is piped to its neighbour.
+    Without `stdin` or `stdout` the child is piped to its neighbour. Hook: `point`, `nth` (from 1), `act` (kill, meet),
+    `fifo`; `trace` names a file to which each checkpoint is written with the monotonic time.
     """
     files = {"stdin": stdin and str(stdin), "stdout": stdout and str(stdout), "stderr": str(stderr)}
     return {"program": program, "args": list(args), **files, "hook": hook}
@@ -148,13 +150,18 @@ def _main(one: dict[str, Any]) -> int:
     from target_resilient import target
 
     sys.argv = [one["program"], *one["args"]]
-    main: Callable[[], None] = {"tap": tap.main, "target": target.main}[one["program"]]
+    main: Callable[[], None] = {"tap": tap.main, "target": target.main, "shell": _keep}[one["program"]]
     try:
         main()
     except SystemExit as ended:
         sys.stdout.flush()
         return int(ended.code or 0)
     return 0
+
+
+def _keep() -> None:
+    while data := os.read(0, 1 << 16):
+        os.write(1, data)
 
 
 def _set_hook(hook: dict[str, Any]) -> None:
@@ -166,7 +173,7 @@ def _set_hook(hook: dict[str, Any]) -> None:
     def at(name: str) -> None:
         nonlocal passed
         if trace is not None:
-            os.write(trace, f"{name}\n".encode())
+            os.write(trace, f"{time.monotonic():.6f} {name}\n".encode())
         if name != hook.get("point"):
             return
         passed += 1
