@@ -153,9 +153,11 @@ class Tour:
         first = self.api.log.total()
 
         def rotate(number: int) -> None:
-            if number >= first + 2:
-                self.api.token = ROTATED
-                (self.folder / "token").write_text(ROTATED)
+            with self.api.lock:
+                if number >= first + 2 and self.api.token != ROTATED:
+                    (self.folder / "token.new").write_text(ROTATED)
+                    (self.folder / "token.new").replace(self.folder / "token")  # nobody reads half of it
+                    self.api.token = ROTATED
 
         (self.folder / "state.json").unlink()
         before, self.api.before = Counter(self.api.log), rotate

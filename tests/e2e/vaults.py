@@ -40,7 +40,9 @@ def file_vault(document: Document, folder: Path) -> Iterator[Vault]:
     path.parent.mkdir()
 
     def replace(document: Document) -> None:
-        path.write_text(json.dumps(document))
+        whole = path.with_suffix(".new")
+        whole.write_text(json.dumps(document))
+        whole.replace(path)
 
     replace(document)
     yield Vault(f"ref+file://{path}", replace=replace)
