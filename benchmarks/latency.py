@@ -12,16 +12,15 @@ import argparse
 import io
 import json
 import logging
-import os
 import statistics
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+
+from loopback import Answer, serving
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,39 +29,18 @@ from tap_resilient.tap import ResilientTap
 PAGE_SIZE = 20
 
 
-def serve(pages: int, latency: float) -> tuple[int, str]:
-    """A forked server whose every answer takes `latency` seconds: its process id and URL."""
+def answers(pages: int, latency: float) -> Answer:
+    """Pages by number or offset; every answer takes `latency` seconds."""
     total = pages * PAGE_SIZE
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
+    def answer(path: str, query: dict[str, int]) -> bytes:
+        first = query.get("offset", PAGE_SIZE * (query.get("page", 1) - 1))
+        count = pages if path == "/parents" else PAGE_SIZE
+        rows = [{"id": number} for number in range(first, min(first + count, total))]
+        time.sleep(latency)
+        return json.dumps({"data": rows, "total": total}).encode()
 
-        def do_GET(self) -> None:
-            query = {name: int(values[0]) for name, values in parse_qs(urlsplit(self.path).query).items()}
-            first = query.get("offset", PAGE_SIZE * (query.get("page", 1) - 1))
-            count = pages if self.path == "/parents" else PAGE_SIZE
-            rows = [{"id": number} for number in range(first, min(first + count, total))]
-            body = json.dumps({"data": rows, "total": total}).encode()
-            time.sleep(latency)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Silent."""
-
-    class Server(ThreadingHTTPServer):
-        request_queue_size = 64
-
-    server = Server(("127.0.0.1", 0), Handler)
-    child = os.fork()
-    if child == 0:
-        server.serve_forever()
-    url = f"http://127.0.0.1:{server.server_port}"
-    server.server_close()
-    return child, url
+    return answer
 
 
 def shapes(pages: int) -> Mapping[str, list[dict[str, Any]]]:
@@ -101,8 +79,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    child, url = serve(options.pages, options.latency)
-    try:
+    with serving(answers(options.pages, options.latency)) as url:
         for name, streams in shapes(options.pages).items():
             rounds = [[seconds(url, streams, concurrency) for concurrency in (1, 4)] for _ in range(options.rounds)]
             if len({records for runs in rounds for _, records in runs}) != 1:
@@ -111,9 +88,6 @@ def main() -> None:
             print(
                 f"{name:<11} {one:6.2f} s one at a time, {four:6.2f} s with 4 under way: {one / four:.2f} times faster"
             )
-    finally:
-        os.kill(child, 15)
-        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

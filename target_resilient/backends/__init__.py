@@ -126,6 +126,24 @@ class Backend(Protocol):
         """Close what is open; safe to call twice."""
 
 
+class Statements:
+    """Single statements, each in a transaction of its own; for backends that can open one."""
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        """A transaction that commits at the end of the block and rolls back on any exception."""
+        raise NotImplementedError
+
+    def fetch(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> list[Row]:
+        """All rows of one query."""
+        with self.transaction() as session:
+            return session.rows(Sql(template, tuple(names)), params)
+
+    def execute(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> int:
+        """One statement in its own transaction; the number of rows it affected."""
+        with self.transaction() as session:
+            return session.run(Sql(template, tuple(names)), params)
+
+
 def lease_name(meta_schema: str, pipeline: str) -> str:
     """The resource that whoever owns a pipeline holds for as long as it lives."""
     return f"{meta_schema}/{pipeline}"

@@ -23,6 +23,7 @@ from target_resilient.backends import (
     MissingError,
     Row,
     Session,
+    Statements,
     TableFacts,
     lease_name,
 )
@@ -71,7 +72,7 @@ _DATA_ERRORS = (duckdb.ConversionException, duckdb.ConstraintException, duckdb.O
                 duckdb.InvalidInputException, duckdb.TypeMismatchException)  # fmt: skip
 
 
-class DuckDBBackend:
+class DuckDBBackend(Statements):
     """A DuckDB file. One process writes at a time; others wait for its lock between transactions."""
 
     default_schema = "main"
@@ -95,16 +96,6 @@ class DuckDBBackend:
         self._path = destination.path
         self._read_only = read_only
         self._connection: Any = None
-
-    def fetch(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> list[Row]:
-        """All rows of one query."""
-        with self.transaction() as session:
-            return session.rows(Sql(template, tuple(names)), params)
-
-    def execute(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> int:
-        """One statement in its own transaction; the number of rows it affected."""
-        with self.transaction() as session:
-            return session.run(Sql(template, tuple(names)), params)
 
     @contextmanager
     def transaction(self) -> Iterator[DuckDBSession]:

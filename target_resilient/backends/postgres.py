@@ -25,6 +25,7 @@ from target_resilient.backends import (
     MissingError,
     Row,
     Session,
+    Statements,
     TableFacts,
     epoch_name,
     lease_name,
@@ -95,7 +96,7 @@ WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid AND i.indimmediate
   AND i.indpred IS NULL AND i.indexprs IS NULL"""
 
 
-class PostgresBackend:
+class PostgresBackend(Statements):
     """A PostgreSQL database; one connection for the work, one for the lease."""
 
     default_schema = "public"
@@ -121,16 +122,6 @@ class PostgresBackend:
         self._destination = destination
         self._read_only = read_only
         self._connection: Any = None
-
-    def fetch(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> list[Row]:
-        """All rows of one query."""
-        with self.transaction() as session:
-            return session.rows(Sql(template, tuple(names)), params)
-
-    def execute(self, template: str, names: Sequence[Name] = (), params: Sequence[Any] = ()) -> int:
-        """One statement in its own transaction; the number of rows it affected."""
-        with self.transaction() as session:
-            return session.run(Sql(template, tuple(names)), params)
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresSession]:
