@@ -99,9 +99,8 @@ $(JSON_SERVER)/.installed: tests/e2e/json_server/package-lock.json $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix $(JSON_SERVER) --silent --no-audit --no-fund
 	@touch $@
 
-# One test opens the report in a real browser: any Chromium on PATH, else Debian's, else the test is skipped.
 .PHONY: chromium
-chromium:
+chromium: ## a Chromium for the test that opens the report: any on PATH, else Debian's where root may install it
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
 	why='needs root and apt-get'; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

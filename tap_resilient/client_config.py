@@ -24,7 +24,12 @@ SETTINGS = (
     Setting("timeout", "object", "connect, read and total time of one request", {}),
     Setting("rate_limit", "object", "Budget of requests, concurrency, adaptive probing", {}),
     Setting("retry", "object", "Retry policy", {}),
-    Setting("max_response_bytes", "size", "Largest body that is accepted, decompressed; from 5 MB on it lies on disk", "256MB"),
+    Setting(
+        "max_response_bytes",
+        "size",
+        "Largest body that is accepted, decompressed; from 5 MB on it lies on disk",
+        "256MB",
+    ),
     Setting("user_agent", "string", "User-Agent header", "singer-resilient"),
     Setting("proxy", "string", "Proxy URL; the environment's proxies otherwise"),
     Setting("ca_bundle", "string", "File of CA certificates to trust instead of the usual ones"),

@@ -240,7 +240,7 @@ class Evidence:
             return "unproven", doubts
         if self.announced or self.last_total is not None:
             return "complete", self.announced or "the declared total"
-        return "unproven", "nothing announced the end"
+        return "unproven", "nothing announced the end; name what does: total_path, total_header or has_more_path"
 
     def _total_fell(self) -> str | None:
         if self.first_total is None or self.last_total is None or self.distinct >= self.first_total:

@@ -80,10 +80,12 @@ class Outcome:
         """Log the outcome, each kind of quality event once with its count, and the METRIC lines."""
         for event, count in self.quality.counts.items():
             logger.warning(
-                facts("data quality", pointer=event.pointer, expected=event.expected, seen=event.seen, count=count)
-            )
+                facts("data quality", stream=self.stream, pointer=event.pointer, expected=event.expected,
+                      seen=event.seen, count=count)
+            )  # fmt: skip
         level = logging.INFO if self.verdict == "complete" else logging.WARNING
-        logger.log(level, facts("scanned", verdict=self.verdict, reason=self.reason, rows=self.rows, **self.stats))
+        found = {"stream": self.stream, "verdict": self.verdict, "reason": self.reason, "rows": self.rows}
+        logger.log(level, facts("scanned", **found, **self.stats))
         tags = {"stream": self.stream, "verdict": self.verdict}
         metric(logger, "counter", "record_count", self.rows, tags)
         metric(logger, "counter", "quality_event_count", sum(self.quality.counts.values()), tags)

@@ -44,12 +44,20 @@ class RecordsSelector:
         if found is MISSING:
             if self.missing_is_empty:
                 return []
-            raise BadAnswerError(f"the answer has no records at '{self.path.expression}'")
+            raise BadAnswerError(f"the answer has no records at '{self.path.expression}'{_lists_in(body)}")
         if type(found) is not list:
-            raise BadAnswerError(f"'{self.path.expression}' holds {json_type(found)}, not a list of records")
+            problem = f"'{self.path.expression}' holds {json_type(found)}, not a list of records"
+            raise BadAnswerError(problem + _lists_in(body))
         if not all(type(row) is dict for row in found):
             raise BadAnswerError(f"'{self.path.expression}' holds members that are no objects")
         return cast("list[Row]", found)
+
+
+def _lists_in(body: Any) -> str:
+    """Where the records may be instead: the body's own fields that hold objects in a list."""
+    fields = body.items() if isinstance(body, dict) else ()
+    found = [str(name) for name, value in fields if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return f"; records.path may have to be: {', '.join(found)}" if found else ""
 
 
 def parse_path(expression: str | None, where: str) -> tuple[Path | None, list[Fault]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from resilient_core.errors import ConfigError, Fault
 from resilient_core.redaction import redactor
@@ -80,5 +80,6 @@ def _postgres_url(url: str, password: str | None) -> Destination:
     if split.password:
         redactor.add(split.password)
         redactor.add(unquote(split.password))
-    parts = {"host": split.hostname, "port": port and str(port), "dbname": split.path.lstrip("/") or None}
+    host = split.hostname or dict(parse_qsl(split.query)).get("host")
+    parts = {"host": host, "port": port and str(port), "dbname": split.path.lstrip("/") or None}
     return Destination("postgres", dsn=url, password=password, parts={k: v for k, v in parts.items() if v})

@@ -400,6 +400,9 @@ class Load:
             "received": self._received, "quarantined": self._refused}  # fmt: skip
         rate = int(self._received / max(seconds, 1e-9))
         logger.info(facts(what, status=self._status(), **fields, seconds=seconds, rows_per_second=rate))
+        if total.quarantined:
+            kept, see = f"{self._backend.meta_schema}.quarantine", "monitor-resilient quarantine list"
+            logger.warning(facts("refused records are kept, with field and reason", table=kept, see=see))
 
     def _retrying(self, action: Callable[[], object]) -> None:
         """Run `action` again while the infrastructure fails."""

@@ -129,7 +129,8 @@ class Planner:
             return
         stream.extra += fresh
         stream.plan = self._plan_again(stream, versioned=stream.plan.versioned)
-        logger.warning(facts("new columns", stream=stream.spec.stream, columns=",".join(c.key for c in fresh)))
+        keys = ",".join(column.key for column in fresh)
+        logger.warning(facts("fields that no schema names become columns", stream=stream.spec.stream, fields=keys))
 
     @property
     def companions(self) -> list[TablePlan]:

@@ -83,7 +83,7 @@ def doubts(seen: Seen, pointer: str = "") -> Iterator[str]:
     """Types that fewer than 1 of 100 values have: more often bad data than a rule."""
     some = seen.count - seen.types["null"]
     for kind, times in seen.types.items():
-        if kind != "null" and times * ENOUGH < some:
+        if kind != "null" and not (kind == "integer" and seen.types["number"]) and times * ENOUGH < some:
             yield f"{pointer or 'the record'}: {kind} in {times:,} of {some:,}; bad data, or part of the contract?"
     for name, found in () if seen.is_map else seen.properties.items():
         yield from doubts(found, f"{pointer}/{name}")

@@ -85,7 +85,7 @@ def test_a_record_before_its_schema_is_named_by_line_and_stream(tmp_path: Path, 
 def test_a_record_without_its_key_is_quarantined_with_the_field_named(tmp_path: Path, warehouse: Warehouse) -> None:
     keyless = {"type": "RECORD", "stream": "things", "record": {"name": "no id"}}
     outcome = target(tmp_path, warehouse.config, stdin=singer(SCHEMA, record(1), keyless, state(1)))
-    assert_clear(outcome, 0)
+    assert_clear(outcome, 0, "monitor-resilient quarantine list")
     assert things(warehouse) == [(1,)]
     ((errors, kept),) = warehouse.query("SELECT errors, record FROM _resilient.quarantine")
     assert "id" in json.dumps(as_json(errors))

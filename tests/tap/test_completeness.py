@@ -37,7 +37,10 @@ def test_a_page_that_shares_rows_with_the_one_before_counts_them_once():
 
 
 def test_the_verdict_follows_the_evidence():
-    assert Evidence().verdict() == ("unproven", "nothing announced the end")
+    assert Evidence().verdict() == (
+        "unproven",
+        "nothing announced the end; name what does: total_path, total_header or has_more_path",
+    )
     seen = Evidence()
     seen.announce("a flag")
     assert seen.verdict() == ("complete", "a flag")

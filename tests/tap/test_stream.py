@@ -150,7 +150,7 @@ def test_rows_out_of_order_and_values_that_are_none_are_told(caplog):
         run = run_tap(config_for(api.url, stream))
     assert run.bookmark("rows") == "2024-01-02T00:00:00Z"
     assert "rows are not sorted as row_order says stream=rows replication_key=at" in caplog.text
-    assert 'data quality pointer=/at expected="replication value" seen=other count=1' in caplog.text
+    assert 'data quality stream=rows pointer=/at expected="replication value" seen=other count=1' in caplog.text
 
 
 # Partitions and parents
