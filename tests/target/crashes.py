@@ -15,8 +15,8 @@ import duckdb
 import psycopg2
 from psycopg2 import sql
 
-from tests.target.scenarios import Scenario, Table, bookmark_of, lines
-from tests.target.support import SETTINGS, Outcome, load
+from tests.target.scenarios import LONG, Scenario, Table, bookmark_of, lines
+from tests.target.support import SETTINGS, Outcome, backend, load
 from tests.target.zygote import Zygote, job
 
 _numbers = itertools.count()
@@ -100,6 +100,18 @@ class Place:
     def table(self) -> Table:
         """The rows as they are, empty where there is no table."""
         return sorted(self.query(self.scenario.read, "data", "s"))
+
+    def late_column(self) -> list[tuple[int, int, int | None]]:
+        """(id, at, value) of the column that a later SCHEMA adds. Its name is cut; it must be there once."""
+        schema = f"data_{self.number}" if self.url else "main"
+        opened = backend(self._config()["destination"])
+        try:
+            facts = opened.describe((schema, "s"))
+            assert facts is not None
+            (column,) = [name for name in facts.columns if name.startswith(LONG[:20])]
+            return opened.fetch("SELECT id, {}, {} FROM {}", [("at",), (column,), (schema, "s")])
+        finally:
+            opened.close()
 
     def stored(self) -> int:
         """The bookmark that the database holds for the pipeline; 0 without one."""

@@ -12,7 +12,7 @@ import pytest
 from target_resilient import checkpoints
 from tests.target.crashes import Place
 from tests.target.proxy import Link, Proxy
-from tests.target.scenarios import SCENARIOS
+from tests.target.scenarios import GROUP, LONG, SCENARIOS
 from tests.target.zygote import Zygote, zygote
 
 KILLED = -9
@@ -63,6 +63,9 @@ def run_again(place: Place, children: Zygote, bookmark: int) -> None:
     """Run the load again from a bookmark; its end is the end of a load that nobody killed."""
     assert place.load(children, bookmark) == 0, place.log()
     assert place.table() == place.scenario.tables[-1]
+    assert all(value == (key * 10 if at > 2 * GROUP else None) for key, at, value in place.late_column())
+    assert (LONG,) in place.query("SELECT original_name FROM {}", "meta", "schema_log")
+    assert place.query("SELECT 1 FROM {}", "meta", "quarantine") == []
     assert place.printed[-1] == place.stored() == place.scenario.events[-1]["at"]
 
 
