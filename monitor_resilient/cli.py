@@ -269,7 +269,7 @@ def report(session: Session, output: str | None) -> None:
 @click.option("--directory", type=click.Path(file_okay=False), default="resilient-demo", show_default=True,
               help="Where its files go.")  # fmt: skip
 def demo(directory: str) -> None:
-    """Take a tour: an API that misbehaves, and one failure of each of the seven kinds (two minutes)."""
+    """Take a tour: an API that misbehaves, and one failure of each of the seven kinds (half a minute)."""
     from monitor_resilient.demo.tour import run_tour
 
     report = run_tour(Path(directory).resolve())
