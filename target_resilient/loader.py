@@ -122,16 +122,27 @@ class Committer:
 
     def _isolate(self, epoch: Epoch, error: DataError) -> None:
         """Find the rows that the database refuses by halving, and move them to the quarantine."""
-        found = 0
-        for batch in epoch.batches.values():
-            places = [place for place, row in enumerate(batch.rows) if row is not None]
-            for place, cause in self._refused(batch, places):
+        for search in (self._refused, self._refused_beside_others):
+            found = [(batch, *one) for batch in epoch.batches.values() for one in search(batch, _live_places(batch))]
+            for batch, place, cause in found:
                 rule = f"SQLSTATE {cause.sqlstate}" if cause.sqlstate[0].isdigit() else cause.sqlstate
                 found_rule = violation("", rule, cause.column, {})
                 batch.drop(place, {**found_rule, "message": f"the database refused it: {rule}"})
-                found += 1
-        if not found:
-            raise ResilientError(f"the database refused the epoch ({error.sqlstate}) but no single row of it")
+            if found:
+                return
+        raise ResilientError(f"the database refused the epoch ({error.sqlstate}) but no row of it")
+
+    def _refused_beside_others(self, batch: StreamBatch, places: list[int]) -> list[tuple[int, DataError]]:
+        """The first row that is refused only because of the rows before it (it breaks a UNIQUE), if any."""
+        cause = self._trial(batch, places)
+        accepted, refused = 0, len(places)
+        while cause is not None and refused - accepted > 1:
+            middle = (accepted + refused) // 2
+            if found := self._trial(batch, places[:middle]):
+                refused, cause = middle, found
+            else:
+                accepted = middle
+        return [(places[refused - 1], cause)] if cause is not None else []
 
     def _refused(self, batch: StreamBatch, places: list[int]) -> list[tuple[int, DataError]]:
         cause = self._trial(batch, places)
@@ -154,6 +165,10 @@ class Committer:
             return None
         except DataError as error:
             return error
+
+
+def _live_places(batch: StreamBatch) -> list[int]:
+    return [place for place, row in enumerate(batch.rows) if row is not None]
 
 
 class _RollBackError(Exception):

@@ -322,6 +322,17 @@ def test_a_table_made_by_others_is_used_as_it_is(destination: str) -> None:
     assert [errors[0]["rule"] for _, errors in quarantined(destination)] == ["range"]
 
 
+def test_a_row_that_breaks_a_unique_only_beside_another_is_quarantined(destination: str) -> None:
+    held = backend(destination)
+    held.execute("CREATE TABLE s (id bigint PRIMARY KEY, v text UNIQUE)")
+    held.close()
+    values = ["a", "b", "a", "c", "b", "d"]
+    outcome = load(destination, [KEYED, *(record({"id": id_, "v": v}) for id_, v in enumerate(values, 1)), state(1)])
+    assert (outcome.error, outcome.states) == (None, [1])
+    assert rows(destination, "s", "id", "v") == [(1, "a"), (2, "b"), (4, "c"), (6, "d")]
+    assert len(quarantined(destination)) == 2
+
+
 def test_two_streams_never_share_a_table(destination: str) -> None:
     outcome = load(destination, [KEYED, schema(ID, ["id"], stream="S")])
     assert isinstance(outcome.error, ConfigError)
