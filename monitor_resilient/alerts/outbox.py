@@ -78,12 +78,20 @@ def deliver(channel: Channel, alert: Alert, logger: logging.Logger) -> bool:
 def inhibition(history: History, streams_of: Mapping[str, frozenset[str]]) -> Callable[[Finding], bool]:
     """Whether a finding is a mere consequence: its stream's source refuses the credentials now.
 
-    `streams_of` maps a probe's subject to the streams of its source.
+    `streams_of` maps a probe's subject to the streams of its source. Which pipeline reads which source is not known, so
+    a pipeline's completeness is a consequence only when all sources refuse.
     """
-    refused = {
-        stream
+    refusing = {
+        subject
         for (check, subject), episodes in history.items()
-        if check == "probe" and episodes[-1].state == "auth_failed"
-        for stream in streams_of.get(subject, ())
+        if check == "probe" and subject in streams_of and episodes[-1].state == "auth_failed"
     }
-    return lambda finding: finding.kind in CONSEQUENCES and finding.subject in refused
+    streams = {stream for subject in refusing for stream in streams_of[subject]}
+    all_refuse = bool(refusing) and len(refusing) == len(streams_of)
+
+    def inhibited(finding: Finding) -> bool:
+        if finding.kind == "completeness":
+            return all_refuse
+        return finding.kind in CONSEQUENCES and finding.subject in streams
+
+    return inhibited
