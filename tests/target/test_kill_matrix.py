@@ -101,8 +101,8 @@ def test_a_load_cut_off_while_it_waits_for_commit_finds_out_by_itself(
         if number != nth:
             forward()
         elif arrives:
+            link.cut_client()  # first, or the answer may come through
             forward()
-            link.cut_client()
         else:
             link.cut()
 
