@@ -73,10 +73,27 @@ class Place:
         return outcome
 
     def load_before(self, zygote: Zygote) -> None:
-        """Run the load that the scenario begins from."""
-        if messages := self.scenario.first_load():
-            assert zygote.run(self.job_of(messages)) == 0, self.log()
-            (self.folder / "states").unlink()
+        """Run the load that the scenario begins from; a DuckDB file is made once and copied."""
+        messages = self.scenario.first_load()
+        if not messages:
+            return
+        made = self.folder.parents[1] / f"{self.scenario.name}.duckdb"
+        if self.url is None and made.exists():
+            shutil.copy(made, self.folder / "x.duckdb")
+            return
+        assert zygote.run(self.job_of(messages)) == 0, self.log()
+        (self.folder / "states").unlink()
+        if self.url is None:
+            shutil.copy(self.folder / "x.duckdb", made)
+
+    def twin(self, folder: Path) -> Place | None:
+        """A copy of the DuckDB file as it is, log and all; None where the database is PostgreSQL."""
+        if self.url is not None:
+            return None
+        other = Place(folder, self.scenario, None, printed=self.printed, version=self.version)
+        for path in self.folder.glob("x.duckdb*"):
+            shutil.copy(path, folder)
+        return other
 
     def judge(self) -> None:
         """After a crash: the printed state is not ahead of the data, and no epoch is there in part."""
@@ -151,7 +168,7 @@ class Place:
 
 def _duckdb_rows(path: Path, text: str, schema: str, tables: Sequence[str]) -> list[tuple[Any, ...]]:
     try:
-        with duckdb.connect(str(path)) as connection:
+        with duckdb.connect(str(path), read_only=True) as connection:  # the crash's log is for the next load to find
             return connection.execute(text.format(*(f'"{schema}"."{table}"' for table in tables))).fetchall()
     except (duckdb.CatalogException, duckdb.BinderException):
         return []

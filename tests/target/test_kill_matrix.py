@@ -45,10 +45,12 @@ def test_a_load_killed_anywhere_and_run_again_ends_equal(
     place = Place(tmp_path / "printed", SCENARIOS[name], url)
     kill_and_judge(place, children, point, nth)
     older = ([0, *place.printed])[-2] if place.printed else None
+    other = place.twin(tmp_path / "older") if older is not None else None
     run_again(place, children, place.printed[-1] if place.printed else 0)
     if older is not None:
-        other = Place(tmp_path / "older", SCENARIOS[name], url)
-        kill_and_judge(other, children, point, nth)
+        if other is None:
+            other = Place(tmp_path / "older", SCENARIOS[name], url)
+            kill_and_judge(other, children, point, nth)
         run_again(other, children, older)
 
 
