@@ -43,7 +43,6 @@ LATENCY_SECONDS = 0.012  # of a page, so that the tap lives about as long as the
 WEIGHTS = (1, 3, 2, 1)
 WHO = {"tap": [0], "target": [1], "both": [0, 1], "shell": [2]}
 PHASES = {
-    "start.booked": "reading",
     "ddl.before": "DDL",
     "ddl.after": "reading",
     "epoch.begun": "staging",
@@ -137,8 +136,8 @@ class Pipe:
         return [(float(at), name) for at, _, name in (line.partition(" ") for line in lines)]
 
     def first_frame(self) -> float | None:
-        """When the target began to read; None before."""
-        return next((at for at, name in self.trace() if name == "start.booked"), None)
+        """When the first message was taken in, which makes the table; None before."""
+        return next((at for at, name in self.trace() if name == "ddl.before"), None)
 
     def rows(self) -> list[tuple[int, str]]:
         """The table; empty where there is none."""
@@ -216,7 +215,7 @@ def measure(folder: Path, url: str, database: str, children: Zygote) -> dict[str
             if codes != [0, 0, 0]:
                 sys.exit(f"a run that nobody killed ended with {codes}\n{(home / 'log').read_text()}")
             last = {name: when for when, name in pipe.trace()}
-            found[backend] = last["epoch.committed"] - last["start.booked"]
+            found[backend] = last["epoch.committed"] - last["ddl.before"]
     return found
 
 
