@@ -49,6 +49,10 @@ bench: $(VENV)/.dev ## measure tap, target and governor against the limit of thi
 	$(BIN)/python benchmarks/governor.py
 	$(BIN)/python benchmarks/herd.py
 
+.PHONY: chaos
+chaos: $(VENV)/.dev ## kill the whole pipe at 60 seeded instants, run it again each time, and print what came of it
+	$(BIN)/python benchmarks/campaign.py $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.dev ## write the settings tables of README.md and meltano.yml anew from the code
 	$(BIN)/python docs/generate.py
