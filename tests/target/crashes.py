@@ -138,7 +138,7 @@ class Place:
     def ledger(self, column: str) -> list[int]:
         """A count of the last load, by epoch."""
         last = "(SELECT load_id FROM {1} ORDER BY started_at DESC LIMIT 1)"
-        text = f"SELECT coalesce({column}, 0) FROM {{0}} WHERE load_id = {last}"
+        text = f"SELECT coalesce({column}, 0) FROM {{0}} WHERE stream = 's' AND load_id = {last}"
         return [row[0] for row in self.query(text, "meta", "ledger", "loads")]
 
     def query(self, text: str, schema: str, *tables: str) -> list[tuple[Any, ...]]:

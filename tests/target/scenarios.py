@@ -1,4 +1,4 @@
-"""Four kinds of streams whose table is known after every epoch: what a crash may leave behind, and what it may not."""
+"""Five kinds of streams whose table is known after every epoch: what a crash may leave behind, and what it may not."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Scenario:
     table_of: Callable[[Sequence[Event]], Table]
     read: str
     before: Sequence[Event] = ()
+    gone: Sequence[int] = ()
 
     def messages(self, bookmark: int, version: int) -> list[dict[str, Any]]:
         """What the tap sends from a bookmark on: ties are read again."""
@@ -52,19 +53,25 @@ class Scenario:
         return self.name == "full"
 
     @property
+    def closes(self) -> bool:
+        """Whether a run ends with the removal of what the source no longer has."""
+        return self.gone != ()
+
+    @property
     def tables(self) -> list[Table]:
         """The table before the load and after each of its epochs; the last one is the goal."""
         groups = len(self.events) // GROUP
         prefixes = [self.events[: GROUP * number] for number in range(groups + 1)]
-        if not self.full:
-            return [self.table_of(prefix) for prefix in prefixes]
         living = [self.table_of([*self.before, *prefix]) for prefix in prefixes]
-        kept = {event["id"] for event in self.events}
-        return [*living, sorted((*row[:-1], row[0] not in kept) for row in living[-1])]
+        if self.full:
+            living.append([(*row[:-1], row[0] in self.gone) for row in living[-1]])
+        elif self.closes:
+            living.append([row for row in living[-1] if row[0] not in self.gone])
+        return living
 
     def behind(self, bookmark: int) -> int:
         """The first of `tables` that holds all that a printed bookmark stands for."""
-        return len(self.tables) - 1 if self.full and bookmark == self.events[-1]["at"] else bookmark // GROUP
+        return len(self.tables) - 1 if self.closes and bookmark == self.events[-1]["at"] else bookmark // GROUP
 
 
 def _messages(scenario: Scenario, events: Sequence[Event], bookmark: int, version: int) -> Iterator[dict[str, Any]]:
@@ -82,7 +89,19 @@ def _messages(scenario: Scenario, events: Sequence[Event], bookmark: int, versio
             yield state(event["at"])
     if scenario.full:
         yield {"type": "ACTIVATE_VERSION", "stream": "s", "version": version}
-    yield state(events[-1]["at"])
+    end = state(events[-1]["at"])
+    if scenario.name == "reconciled" and events is scenario.events:
+        yield from _all_keys(scenario)
+        end["value"]["resilient"]["scans"] = {stream: {"verdict": "complete"} for stream in ("s", "s__keys")}
+    yield end
+
+
+def _all_keys(scenario: Scenario) -> Iterator[dict[str, Any]]:
+    """The companion stream: every key that the source still has."""
+    schema = {"type": "object", "properties": {"id": FIELDS["id"]}, "x-reconciles": "s"}
+    yield {"type": "SCHEMA", "stream": "s__keys", "schema": schema, "key_properties": ["id"]}
+    for key in sorted({event["id"] for event in (*scenario.before, *scenario.events)} - {*scenario.gone}):
+        yield {"type": "RECORD", "stream": "s__keys", "record": {"id": key}}
 
 
 def _schema(scenario: Scenario, fields: dict[str, Any]) -> dict[str, Any]:
@@ -140,12 +159,17 @@ _DELETING = [
 _REPEATED = [{**event, "v": "again", "at": event["at"]} for event in _CHANGES]
 _WHOLE = [_event(at, at + 1) for at in range(1, 17)]  # keys 2 to 17; the load before had 0 to 15
 
+_BEFORE = [_event(0, key) for key in range(16)]
+
 SCENARIOS = {
     "keyed": Scenario("keyed", {}, _CHANGES, _upserted, 'SELECT id, "at", v FROM {}'),
     "keyless": Scenario("keyless", {}, _REPEATED, _collapsed, 'SELECT id, "at", v FROM {}'),
     "full": Scenario(
         "full", {}, _WHOLE, _flagged, 'SELECT id, "at", v, _sdc_deleted_at IS NOT NULL FROM {}',
-        before=[_event(0, key) for key in range(16)],
+        before=_BEFORE, gone=(0, 1),
+    ),
+    "reconciled": Scenario(
+        "reconciled", {"hard_delete": True}, _CHANGES, _upserted, 'SELECT id, "at", v FROM {}', _BEFORE, gone=(0, 13)
     ),
     "deleting": Scenario("deleting", {"hard_delete": True}, _DELETING, _surviving, 'SELECT id, "at", v FROM {}'),
 }  # fmt: skip
