@@ -1,5 +1,5 @@
 # `make` lists the targets. Everything is installed into .venv; nothing else on the machine is touched, except that
-# `make test` as root on Debian installs the package chromium if there is no Chromium.
+# `make test` as root on Debian installs the packages chromium and pgbouncer (its service is left off) where they are missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +22,7 @@ demo: $(VENV)/.runtime .meltano/.installed ## load a flaky API into DuckDB, twic
 	@$(BIN)/python sample_config/demo.py
 
 .PHONY: test
-test: $(VENV)/.dev $(JSON_SERVER)/.installed $(PEERS)/.installed .meltano/.installed chromium ## run all tests; ARGS='tests/tap -k retry' narrows them
+test: $(VENV)/.dev $(JSON_SERVER)/.installed $(PEERS)/.installed .meltano/.installed debian ## run all tests; ARGS='tests/tap -k retry' narrows them
 	$(BIN)/python -m pytest $(ARGS)
 
 .PHONY: unit
@@ -103,18 +103,23 @@ $(JSON_SERVER)/.installed: tests/e2e/json_server/package-lock.json $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --prefix $(JSON_SERVER) --silent --no-audit --no-fund
 	@touch $@
 
-.PHONY: chromium
-chromium: ## a Chromium for the test that opens the report: any on PATH, else Debian's where root may install it
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+.PHONY: debian
+debian: ## Chromium and PgBouncer for the tests that need them: any on PATH, else Debian's where root may install them
+	@missing=; \
+	for name in chromium chromium-browser google-chrome; do command -v $$name && break; done >/dev/null || missing=chromium; \
+	PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null || missing="$$missing pgbouncer"; \
+	[ -n "$$missing" ] || exit 0; \
 	why='needs root and apt-get'; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo 'Installing chromium with apt-get …'; \
+	  echo "Installing with apt-get: $$missing …"; \
 	  export DEBIAN_FRONTEND=noninteractive; \
-	  if { apt-get update && apt-get install --yes --no-install-recommends chromium; } > $(VENV)/chromium.log 2>&1; \
-	  then exit 0; fi; \
-	  why='apt-get failed, see $(VENV)/chromium.log'; \
+	  if { apt-get update && apt-get install --yes --no-install-recommends $$missing; } > $(VENV)/debian.log 2>&1; then \
+	    case $$missing in *pgbouncer) systemctl disable --now pgbouncer >> $(VENV)/debian.log 2>&1;; esac; \
+	    exit 0; \
+	  fi; \
+	  why='apt-get failed, see $(VENV)/debian.log'; \
 	fi; \
-	echo "No Chromium ($$why): the test that opens the report in a browser is skipped"
+	echo "Missing: $$missing ($$why): the tests that need them are skipped"
 
 # Other people's plugins, each in a venv of its own, because their SDK pins differ.
 $(PEERS)/.installed: $(wildcard tests/e2e/peers/*.txt) $(VENV)/.dev
