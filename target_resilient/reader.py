@@ -7,6 +7,7 @@ import json
 import re
 import select
 import sys
+import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import msgspec
 from resilient_core.errors import NotSingerError
 
 CHUNK_BYTES = 1 << 20
-GATHER_SECONDS = 0.05  # wait this long for a fuller chunk: decoding pays off by the chunk
+GATHER_SECONDS = 0.05  # wait this long in all for a fuller chunk: decoding pays off by the chunk
 MAX_DIGITS = 4300  # of an integer, CPython's own limit; of a decimal, within what every database holds
 _F_SETPIPE_SZ = 1031  # Linux fcntl(2): a pipe holds 64 KiB by default
 
@@ -260,7 +261,8 @@ def _blocks(source: Any, idle_seconds: float) -> Iterator[bytes | None]:
             continue
         parts: list[bytes] = []
         size = 0
-        while size < CHUNK_BYTES and (not parts or ready(GATHER_SECONDS)):
+        until = time.monotonic() + GATHER_SECONDS
+        while size < CHUNK_BYTES and (not parts or ready(max(0.0, until - time.monotonic()))):
             data = source.read1(CHUNK_BYTES - size)
             if not data:
                 break

@@ -79,7 +79,8 @@ def job(
     """A request to run `tap`, `target`, or `shell`, which keeps what is written to it, as an orchestrator does.
 
     Without `stdin` or `stdout` the child is piped to its neighbour. Hook: `point`, `nth` (from 1), `act` (kill, meet),
-    `fifo`; `trace` names a file to which each checkpoint is written with the monotonic time.
+    `fifo`; `trace` names a file to which each checkpoint is written with the monotonic time. `state_rows` makes a tap
+    write a STATE after so many rows.
     """
     files = {"stdin": stdin and str(stdin), "stdout": stdout and str(stdout), "stderr": str(stderr)}
     return {"program": program, "args": list(args), **files, "hook": hook}
@@ -89,6 +90,7 @@ def job(
 
 
 def _serve() -> None:
+    import tap_resilient.tap  # noqa: F401
     import target_resilient.backends.duckdb
     import target_resilient.backends.postgres
     import target_resilient.target  # noqa: F401
@@ -165,8 +167,10 @@ def _keep() -> None:
 
 
 def _set_hook(hook: dict[str, Any]) -> None:
+    from tap_resilient import state
     from target_resilient import checkpoints
 
+    state.ROWS_BETWEEN = hook.get("state_rows", state.ROWS_BETWEEN)
     passed = 0
     trace = os.open(hook["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if "trace" in hook else None
 
