@@ -69,6 +69,7 @@ class Pipe:
         self._configure(state, path)
         (self.folder / "trace").unlink(missing_ok=True)
         log, states = self.folder / "log", self.folder / "states"
+        states.touch()
         state_args = ["--state", f"{self.folder}/state.json"] if state is not None else []
         tap = job("tap", ["--config", f"{self.folder}/tap.json", *state_args], stdin=Path(os.devnull), stdout=None,
                   stderr=log, state_rows=PAGE)  # fmt: skip
