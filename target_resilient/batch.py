@@ -71,6 +71,7 @@ class StreamBatch:
     def add_unreadable(self, event: Unreadable) -> None:
         """Refuse a record that could not even be decoded."""
         self.counts.received += 1
+        self.bytes += len(event.raw)
         found = [
             {
                 **violation(pointer(path), rule, None, Absent()),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -63,9 +62,9 @@ class Books:
 
     def stored_state(self) -> str | None:
         """The state that this pipeline committed last, as JSON text; None where there is none."""
-        rows = self.backend.fetch("SELECT value FROM {} WHERE pipeline = %s", [self._table("state")], [self.pipeline])
-        value = rows[0][0] if rows else None
-        return value if value is None or isinstance(value, str) else json.dumps(value)
+        query = "SELECT CAST(value AS text) FROM {} WHERE pipeline = %s"
+        rows = self.backend.fetch(query, [self._table("state")], [self.pipeline])
+        return rows[0][0] if rows else None
 
     def _table(self, name: str) -> Name:
         return (self.backend.meta_schema, name)

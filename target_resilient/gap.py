@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any, Literal
 
 from target_resilient.columns import RefusedValueError, parse_timestamp
 
 Verdict = Literal["same", "ahead", "behind", "different"]
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_BELOW_MICROSECONDS = re.compile(r"\.[0-9]{6}([0-9]+)")
 
 
 def compare_states(start: bytes, stored: str | None) -> Verdict:
@@ -16,15 +21,16 @@ def compare_states(start: bytes, stored: str | None) -> Verdict:
 
     `ahead` if any bookmark of tap-resilient is beyond the stored one, `different` where nothing can be said.
     """
-    begun, held = json.loads(start), json.loads(stored or "{}")
+    begun, held = (json.loads(text, parse_float=Decimal) for text in (start, stored or "{}"))
     if begun == held:
         return "same"
     if not (isinstance(begun, dict) and isinstance(held, dict) and "resilient" in begun):
         return "different"
     old, new = dict(_bookmarks(held)), dict(_bookmarks(begun))
     orders = {_order(value, old.get(key)) for key, value in new.items()}
-    if "ahead" in orders:
-        return "ahead"
+    for verdict in ("ahead", "different"):
+        if verdict in orders:
+            return verdict
     return "behind" if "behind" in orders or old.keys() - new.keys() else "same"
 
 
@@ -48,19 +54,23 @@ def _bookmarks(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 def _order(value: Any, stored: Any) -> Verdict:
     if stored is None:
         return "ahead"
-    if value == stored:
-        return "same"
-    new, old = _typed(value), _typed(stored)
-    if type(new) is not type(old):
+    (kind, new), (stored_kind, old) = _typed(value), _typed(stored)
+    if kind != stored_kind:
         return "different"
+    if new == old:
+        return "same"
     return "ahead" if new > old else "behind"
 
 
-def _typed(value: Any) -> Any:
-    """A number, an instant, or text."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+def _typed(value: Any) -> tuple[str, Any]:
+    """What a bookmark is (a number, an instant, text), and what it is compared by, exactly."""
+    if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
+        return "number", value
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return "number", Decimal(value)
     try:
-        return parse_timestamp(value)
+        instant = parse_timestamp(value)
     except RefusedValueError:
-        return str(value)
+        return "text", str(value)
+    finer = _BELOW_MICROSECONDS.search(value)
+    return "instant", (instant, finer[1].rstrip("0") if finer else "")

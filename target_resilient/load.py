@@ -170,6 +170,7 @@ class Load:
         elif isinstance(event, Unreadable):
             self._seen_record = True
             self._batch(self._planner.stream(event.stream, lambda: event.line)).add_unreadable(event)
+            self._cut_if(self._over(OVERRUN))
         elif isinstance(event, Idle):
             self._cut_if(not self._epoch.empty and self._too_old())
         elif isinstance(event, Torn):

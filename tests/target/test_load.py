@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from resilient_core.errors import ConfigError, DataRefusedError, HeldByGuardError, NotSingerError, StoppedError
+from target_resilient.gap import compare_states
 from target_resilient.planner import RecordBeforeSchemaError
-from tests.target.support import backend, load, quarantined, record, rows, schema
+from tests.target.support import backend, load, quarantined, raw_record, record, rows, schema
 
 ID = {"id": {"type": "integer"}, "v": {"type": ["string", "null"]}}
 KEYED = schema(ID, ["id"])
@@ -227,6 +229,54 @@ def test_a_start_at_or_behind_the_data_passes(destination: str) -> None:
     load(destination, [KEYED, record({"id": 1}), tap_state("2024-01-02T00:00:00Z")])
     assert load(destination, [tap_state("2024-01-02T01:00:00+01:00"), KEYED]).error is None
     assert load(destination, [tap_state("2024-01-01T00:00:00Z"), KEYED]).error is None
+
+
+STORED_AND_START = [
+    (17000000000000000, 17000000000000100, "ahead"),  # a float would see no difference
+    ("9", "10", "ahead"),
+    (9, "10", "ahead"),
+    ("1.5", 1.50, "same"),
+    ("2024-01-01T00:00:00.123456100Z", "2024-01-01T00:00:00.123456789Z", "ahead"),
+    ("2024-01-01T00:00:00.123456789Z", "2024-01-01T01:00:00.123456789+01:00", "same"),
+    ("2024-01-01T00:00:00Z", "a word", "different"),
+    ("b", "a", "behind"),
+]
+
+
+@pytest.mark.parametrize(("stored", "start", "verdict"), STORED_AND_START)
+def test_bookmarks_are_compared_exactly(stored: Any, start: Any, verdict: str) -> None:
+    held, begun = (json.dumps(tap_state(value)["value"]) for value in (stored, start))
+    assert compare_states(begun.encode(), held) == verdict
+
+
+def test_a_start_ahead_by_less_than_a_float_holds_is_held(destination: str) -> None:
+    load(destination, [KEYED, record({"id": 1}), tap_state(17000000000000000)])
+    outcome = load(destination, [tap_state(17000000000000100), KEYED, record({"id": 2})])
+    assert isinstance(outcome.error, HeldByGuardError)
+
+
+def test_a_state_that_is_a_mere_string_can_be_started_from(destination: str) -> None:
+    load(destination, [KEYED, record({"id": 1}), state("abc")])
+    assert load(destination, [state("abc"), KEYED, record({"id": 2}), state("abd")]).error is None
+    assert load(destination, [state("xyz"), KEYED]).error is None
+    assert rows(destination, "s", "id") == [(1,), (2,)]
+
+
+def test_unreadable_records_close_epochs_and_are_judged_on_the_way(destination: str) -> None:
+    lines = [KEYED, *[raw_record('{"id":NaN}')] * 1000]
+    outcome = load(destination, lines, batch_size_rows=10, max_quarantine_rows=50)
+    assert "20 of" not in str(outcome.error)
+    assert str(outcome.error).startswith("60 of 60 records were refused")
+
+
+def test_a_missing_book_is_made_again_beside_tables_of_others(destination: str) -> None:
+    load(destination, [KEYED, record({"id": 1})])
+    opened = backend(destination)
+    opened.execute("DROP TABLE {}", [("_resilient", "quarantine")])
+    opened.execute("CREATE TABLE {} (x integer)", [("_resilient", "theirs")])
+    opened.close()
+    assert load(destination, [KEYED, record({"id": "x"})]).error is None
+    assert len(quarantined(destination)) == 1
 
 
 def test_a_second_load_of_a_pipeline_stops_at_once(destination: str) -> None:

@@ -144,6 +144,17 @@ def test_a_reader_that_goes_away_ends_the_load_and_loses_nothing(destination: st
     assert rows(destination, "s") == [(1,), (2,), (3,)]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_stdout_that_is_full_ends_the_load_and_loses_nothing(destination: str, tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full, target(destination, tmp_path, stdout=full) as process:
+        send(process, KEYED, record({"id": 1}), state(1))
+        _, log = process.communicate(timeout=BOUND)
+    assert process.returncode == 69, log
+    assert b"No space left on device" in log
+    assert b"Traceback" not in log
+    assert rows(destination, "s", "id") == [(1,)]
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-"])
 def test_a_target_without_stdin_or_stdout_says_so(closed: str, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
