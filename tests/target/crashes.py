@@ -24,7 +24,10 @@ _numbers = itertools.count()
 
 @dataclass
 class Place:
-    """A schema of its own in a shared PostgreSQL database, or a DuckDB file, and the loads that were run there."""
+    """A schema of its own in a shared PostgreSQL database, or a DuckDB file, and the loads that were run there.
+
+    `disk` is the folder of the DuckDB file, if that is to be another one.
+    """
 
     folder: Path
     scenario: Scenario
@@ -33,9 +36,15 @@ class Place:
     settings: dict[str, Any] = field(default_factory=dict)
     printed: list[int] = field(default_factory=list)
     version: int = 1
+    disk: Path | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def file(self) -> Path:
+        """The DuckDB file."""
+        return (self.disk or self.folder) / "x.duckdb"
 
     def job(self, bookmark: int, **hook: Any) -> dict[str, Any]:
         """The request for a load of what the tap sends from a bookmark on."""
@@ -79,12 +88,12 @@ class Place:
             return
         made = self.folder.parents[1] / f"{self.scenario.name}.duckdb"
         if self.url is None and made.exists():
-            shutil.copy(made, self.folder / "x.duckdb")
+            shutil.copy(made, self.file)
             return
         assert zygote.run(self.job_of(messages)) == 0, self.log()
         (self.folder / "states").unlink()
         if self.url is None:
-            shutil.copy(self.folder / "x.duckdb", made)
+            shutil.copy(self.file, made)
 
     def twin(self, folder: Path) -> Place | None:
         """A copy of the DuckDB file as it is, log and all; None where the database is PostgreSQL."""
@@ -144,7 +153,7 @@ class Place:
     def query(self, text: str, schema: str, *tables: str) -> list[tuple[Any, ...]]:
         """Rows of a query on tables of one schema; none where a table is missing."""
         if self.url is None:
-            return _duckdb_rows(self.folder / "x.duckdb", text, "main" if schema == "data" else "_resilient", tables)
+            return _duckdb_rows(self.file, text, "main" if schema == "data" else "_resilient", tables)
         try:
             with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
                 cursor.execute(
@@ -155,7 +164,7 @@ class Place:
             return []
 
     def _config(self) -> dict[str, Any]:
-        where = {"destination": f"duckdb:///{self.folder}/x.duckdb"}
+        where = {"destination": f"duckdb:///{self.file}"}
         if self.url is not None:
             schemas = {"default_target_schema": f"data_{self.number}", "meta_schema": f"meta_{self.number}"}
             where = {"destination": self.url, **schemas}

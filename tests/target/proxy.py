@@ -46,15 +46,18 @@ class Proxy:
     """Forwards until it is told otherwise.
 
     `on_commit` is called when an epoch's COMMIT (the n-th, from 1) arrives, with a function that forwards it.
+    `cut_after` is how many bytes, to and from the server, still pass before it refuses and cuts; None for no end.
     """
 
     upstream: str
     folder: Path
     on_commit: Callable[[Link, int, Callable[[], None]], None] | None = None
     refusing: bool = False
+    cut_after: int | None = None
     links: list[Link] = field(default_factory=list)
     connections: int = 0
     _commits: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def url(self, of: str) -> str:
         """The URL of a database behind this proxy."""
@@ -64,6 +67,11 @@ class Proxy:
         """Cut every connection that is open now."""
         for link in [*self.links]:
             link.cut()
+
+    def go_away(self) -> None:
+        """Refuse connections, and cut those that are open."""
+        self.refusing = True
+        self.cut_all()
 
     def serve(self, listener: socket.socket) -> None:
         """Accept until the listener is closed."""
@@ -81,7 +89,7 @@ class Proxy:
             link = Link(client, server)
             self.links.append(link)
             threading.Thread(target=self._to_server, args=(link,), daemon=True).start()
-            threading.Thread(target=_pump, args=(server, client), daemon=True).start()
+            threading.Thread(target=self._to_client, args=(link,), daemon=True).start()
 
     def _to_server(self, link: Link) -> None:
         with suppress(OSError):
@@ -98,15 +106,23 @@ class Proxy:
             if self.on_commit is not None:
                 self.on_commit(link, self._commits, lambda: link.server.sendall(data))
                 return
-        link.server.sendall(data)
+        self._send(link.server, data)
 
+    def _to_client(self, link: Link) -> None:
+        with suppress(OSError):
+            while data := link.server.recv(1 << 16):
+                self._send(link.client, data)
+        with suppress(OSError):
+            link.client.shutdown(socket.SHUT_RDWR)
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
+    def _send(self, sink: socket.socket, data: bytes) -> None:
+        with self._counting:
+            left = len(data) if self.cut_after is None else self.cut_after
+            if self.cut_after is not None:
+                self.cut_after = left - len(data) if left >= len(data) else None
+        sink.sendall(data[:left])
+        if left < len(data):
+            self.go_away()
 
 
 @contextmanager

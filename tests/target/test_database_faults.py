@@ -22,10 +22,10 @@ from target_resilient import checkpoints, load, loader
 from target_resilient.backends import CommitUnknownError, InfrastructureError
 from target_resilient.backends import duckdb as duckdb_module
 from target_resilient.backends import postgres as postgres_module
-from tests.target.conftest import OwnServer
 from tests.target.crashes import Place
 from tests.target.proxy import Proxy
 from tests.target.scenarios import GROUP, SCENARIOS
+from tests.target.server import Server
 from tests.target.support import backend, quarantined
 
 Do = Callable[[], object]
@@ -144,7 +144,7 @@ def load_before(place: Place) -> BaseException | None:
 
 
 @pytest.mark.parametrize("point", ["ddl.before", "epoch.copied", "epoch.booked", "epoch.committed"])
-def test_postgresql_restarted_immediate(point: str, own_server: OwnServer, tmp_path: Path, retries: Any) -> None:
+def test_postgresql_restarted_immediate(point: str, own_server: Server, tmp_path: Path, retries: Any) -> None:
     place = Place(tmp_path, SCENARIOS["keyed"], own_server.url)
     at(point, 2, own_server.restart)
     assert_all_is_well(place, place.load_here(0, **PATIENT))
@@ -159,15 +159,10 @@ def test_every_session_terminated_by_an_administrator(
     assert_all_is_well(postgres_place, postgres_place.load_here(0, **PATIENT))
 
 
-def go_away(through: Proxy) -> None:
-    through.refusing = True
-    through.cut_all()
-
-
 def test_a_server_that_refuses_connections_for_a_while(
     shared_postgres: str, postgres_place: Place, through: Proxy, retries: dict[int, Do]
 ) -> None:
-    at("epoch.booked", 2, partial(go_away, through))
+    at("epoch.booked", 2, through.go_away)
     retries[3] = lambda: setattr(through, "refusing", False)
     outcome = postgres_place.load_here(0, destination=through.url(shared_postgres), **PATIENT)
     assert_all_is_well(postgres_place, outcome)
@@ -176,9 +171,31 @@ def test_a_server_that_refuses_connections_for_a_while(
 def test_a_server_that_does_not_come_back(
     shared_postgres: str, postgres_place: Place, through: Proxy, retries: dict[int, Do]
 ) -> None:
-    at("epoch.booked", 2, partial(go_away, through))
+    at("epoch.booked", 2, through.go_away)
     outcome = postgres_place.load_here(0, destination=through.url(shared_postgres), **PATIENT)
     assert_clean_stop(postgres_place, outcome, UnavailableError)
+
+
+def test_a_primary_that_is_demoted_for_a_while(own_server: Server, tmp_path: Path, retries: dict[int, Do]) -> None:
+    place = Place(tmp_path, SCENARIOS["keyed"], own_server.url)
+    at("epoch.booked", 2, own_server.demote)
+    retries[3] = own_server.promote
+    assert_all_is_well(place, place.load_here(0, **PATIENT))
+
+
+def test_sessions_that_are_read_only_for_a_while(
+    shared_postgres: str, postgres_place: Place, retries: dict[int, Do]
+) -> None:
+    role = f"reader_{postgres_place.number}"
+    run(shared_postgres, f"CREATE ROLE {role} LOGIN IN ROLE postgres")
+    setting = f"ALTER ROLE {role} {{}} default_transaction_read_only"
+    end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
+    at("epoch.booked", 2, lambda: run(shared_postgres, setting.format("SET") + " = on", end))
+    lifted: list[None] = []
+    retries[3] = lambda: lifted.append(run(shared_postgres, setting.format("RESET")))
+    url = shared_postgres.replace("postgres:@", f"{role}:@")
+    assert_all_is_well(postgres_place, postgres_place.load_here(0, destination=url, **PATIENT))
+    assert lifted, "the load wrote although the server said read-only"
 
 
 def test_too_many_connections(shared_postgres: str, postgres_place: Place, retries: dict[int, Do]) -> None:
@@ -346,7 +363,7 @@ def execute(place: Place, statement: str) -> None:
 
 
 def test_a_failover_to_an_empty_copy(
-    shared_postgres: str, own_server: OwnServer, postgres_place: Place, through: Proxy, retries: Any
+    shared_postgres: str, own_server: Server, postgres_place: Place, through: Proxy, retries: Any
 ) -> None:
     right = through.upstream
 

@@ -80,7 +80,7 @@ def job(
 
     Without `stdin` or `stdout` the child is piped to its neighbour. Hook: `point`, `nth` (from 1), `act` (kill, meet),
     `fifo`; `trace` names a file to which each checkpoint is written with the monotonic time. `state_rows` makes a tap
-    write a STATE after so many rows.
+    write a STATE after so many rows, `lock_timeout` a target wait so long for a lock.
     """
     files = {"stdin": stdin and str(stdin), "stdout": stdout and str(stdout), "stderr": str(stderr)}
     return {"program": program, "args": list(args), **files, "hook": hook}
@@ -169,8 +169,10 @@ def _keep() -> None:
 def _set_hook(hook: dict[str, Any]) -> None:
     from tap_resilient import state
     from target_resilient import checkpoints
+    from target_resilient.backends import postgres
 
     state.ROWS_BETWEEN = hook.get("state_rows", state.ROWS_BETWEEN)
+    postgres.LOCK_TIMEOUT = hook.get("lock_timeout", postgres.LOCK_TIMEOUT)
     passed = 0
     trace = os.open(hook["trace"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if "trace" in hook else None
 
