@@ -5,7 +5,7 @@ the first frame and the last commit, then starts again from the printed state or
 is lost or doubled, when an epoch is visible in part, or when the printed state is ahead of the data. The same seed
 gives the same draws. Prints a histogram by the checkpoint that the target had passed last.
 
-    python benchmarks/campaign.py [--runs 60] [--seed 1] [--aim PHASE] [--record]
+    python benchmarks/campaign.py [--kills 50] [--seed 1] [--aim PHASE] [--record]
     python benchmarks/campaign.py --report
 
 `--aim` draws the instants uniformly within one short phase, which chance alone seldom hits; such kills are counted
@@ -15,6 +15,7 @@ apart. `--record` appends each run to results/kill_campaign.jsonl, `--report` pr
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -160,11 +161,16 @@ def judged(pipe: Pipe, children: Zygote, chance: random.Random) -> str:
     return "ok" if found == tables(pipe.stream)[-1] else f"wrong at the end: {len(found)} rows"
 
 
-def campaign(runs: int, seed: int, aim: str | None, url: str, database: str) -> Iterator[Run]:
-    """Run after run; how a pipe usually goes is measured again every hundred runs, since the machine's load changes."""
+def campaign(kills: int, seed: int, aim: str | None, url: str, database: str) -> Iterator[Run]:
+    """Run after run, until so many kills have hit.
+
+    How a pipe usually goes is measured again every hundred runs, since the machine's load changes.
+    """
     with zygote() as children, tempfile.TemporaryDirectory(prefix="campaign-") as name:
         usual: dict[tuple[str, str], Course] = {}
-        for number in range(runs):
+        for number in itertools.count():
+            if kills == 0:
+                return
             if number % 100 == 0:
                 usual.clear()
             chance, backend, stream, who = drawn(seed * 1_000_000 + number, aim)
@@ -173,7 +179,9 @@ def campaign(runs: int, seed: int, aim: str | None, url: str, database: str) -> 
                 measured = Pipe(Path(name) / f"{number}-measured", url, where, time.time_ns(), stream)
                 usual[backend, stream] = course(measured, children)
             pipe = Pipe(Path(name) / str(number), url, where, seed * 1_000_000 + number, stream)
-            yield one(pipe, chance, who, aim, usual[backend, stream], children)
+            run = one(pipe, chance, who, aim, usual[backend, stream], children)
+            kills -= run.verdict != "missed"
+            yield run
 
 
 def environment() -> dict[str, str]:
@@ -222,7 +230,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
 def main() -> None:
     """Run a campaign; exits 1 when a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--aim", choices=[START, *PHASES.values()])
     parser.add_argument("--record", action="store_true", help=f"append each run to {RESULTS.name}")
@@ -237,7 +245,7 @@ def main() -> None:
     started, runs, versions = time.monotonic(), [], environment()
     try:
         with serving(answer) as url:
-            for run in campaign(options.runs, options.seed, options.aim, url, server.get_uri()):
+            for run in campaign(options.kills, options.seed, options.aim, url, server.get_uri()):
                 runs.append(asdict(run))
                 if options.record:
                     record(runs[-1], versions)

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from resilient_core.errors import TerminatedError
+from target_resilient import checkpoints, load
 from tests.target.crashes import Place
-from tests.target.scenarios import SCENARIOS
+from tests.target.scenarios import GROUP, SCENARIOS
 from tests.target.support import line_of, record, rows, schema
 from tests.target.zygote import ROOT, Zygote, zygote
 
@@ -142,6 +144,37 @@ def test_a_reader_that_goes_away_ends_the_load_and_loses_nothing(destination: st
     assert code == 128 + signal.SIGPIPE
     assert "ended by SIGPIPE" in the_only("finished", log)
     assert rows(destination, "s") == [(1,), (2,), (3,)]
+
+
+def test_a_load_told_to_end_does_not_wait_for_a_server_that_hangs(
+    shared_postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "GRACE_SECONDS", 0.3)
+    place = Place(tmp_path, SCENARIOS["keyed"], shared_postgres)
+    of_load = "SELECT pid FROM pg_stat_activity WHERE application_name = 'target-resilient'"
+    passed: list[str] = []
+    frozen: list[int] = []
+
+    def freeze(name: str) -> None:
+        passed.append(name)
+        if name == "epoch.copied" and passed.count(name) == 2:
+            frozen.extend(pid for (pid,) in place.query(of_load, "pg_catalog"))
+            for pid in frozen:
+                os.kill(pid, signal.SIGSTOP)
+
+    def ended(_self: load.Load) -> None:
+        raise TerminatedError(signal.SIGTERM)
+
+    monkeypatch.setattr(load.Load, "finish", ended)
+    monkeypatch.setattr(checkpoints, "hook", freeze)
+    try:
+        outcome = place.load_here(0, messages=2 * GROUP + 3)
+        assert isinstance(outcome.error, TerminatedError)
+        assert len(frozen) == 2
+        assert place.printed == [GROUP]
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
