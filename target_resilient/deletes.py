@@ -77,7 +77,7 @@ def commit_removals(backend: Backend, epoch: Epoch, owner: Owner, *, removals: S
     with backend.transaction() as session:
         reach("delete.begun")
         hold_fence(session, backend, owner)
-        follow_on(session, epoch, owner)
+        follow_on(session, owner, epoch.number - 1)
         session.lock([removal.plan.full_name for removal in removals])
         now = datetime.now(timezone.utc)
         for removal in removals:

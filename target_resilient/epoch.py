@@ -72,7 +72,7 @@ def commit_epoch(backend: Backend, epoch: Epoch, owner: Owner) -> None:
         staged = {stream: stage(session, batch) for stream, batch in epoch.batches.items()}
         reach("epoch.copied")
         hold_fence(session, backend, owner)
-        follow_on(session, epoch, owner)
+        follow_on(session, owner, epoch.number - 1)
         reach("epoch.fenced")
         session.lock([batch.plan.full_name for batch in epoch.batches.values()])
         epoch.outcome = {
@@ -108,9 +108,9 @@ def hold_fence(session: Session, backend: Backend, owner: Owner) -> None:
         raise StoppedError(f"pipeline '{owner.pipeline}' was taken over by another load; this one wrote nothing more")
 
 
-def follow_on(session: Session, epoch: Epoch, owner: Owner) -> None:
+def follow_on(session: Session, owner: Owner, before: int) -> None:
     """See that the epoch before is there. Raises HeldByGuardError after a failover to a copy that lacks it."""
-    if epoch.number > 1 and committed_last(session, owner) != [(owner.load_id, epoch.number - 1)]:
+    if before > 0 and committed_last(session, owner) != [(owner.load_id, before)]:
         raise _older_copy(owner)
 
 

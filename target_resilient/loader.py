@@ -15,7 +15,7 @@ from resilient_core.telemetry import facts
 from target_resilient.backends import Backend, CommitUnknownError, DataError, InfrastructureError, MissingError
 from target_resilient.batch import StreamBatch
 from target_resilient.checkpoints import reach
-from target_resilient.epoch import Epoch, Owner, commit_epoch, hold_fence, took_effect
+from target_resilient.epoch import Epoch, Owner, commit_epoch, follow_on, hold_fence, took_effect
 from target_resilient.ledger import Counts
 from target_resilient.merge import merge
 from target_resilient.validate import violation
@@ -76,10 +76,12 @@ class Committer:
         self._max_elapsed = max_elapsed
         self._stop = stop
         self.totals: dict[str, Counts] = {}
+        self._committed = 0
 
     def commit(self, epoch: Epoch, write: Write = commit_epoch) -> None:
         """Commit an epoch, whatever it takes within the retry budget; then write its STATE to stdout."""
         self._until_committed(epoch, write)
+        self._committed = epoch.number
         for stream, counts in epoch.outcome.items():
             self.totals.setdefault(stream, Counts()).add(counts)
         reach("epoch.committed")
@@ -115,6 +117,7 @@ class Committer:
         """What a missing table means. Raises HeldByGuardError when the whole database is not the one that it was."""
         with self._backend.transaction() as session:
             hold_fence(session, self._backend, self.owner)
+            follow_on(session, self.owner, self._committed)
         return UnavailableError(
             f"{error}; somebody dropped or changed a table while it was being loaded, and the epoch was not"
             " committed; run again"

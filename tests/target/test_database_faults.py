@@ -386,6 +386,21 @@ def test_a_failover_to_a_copy_that_lacks_the_last_epoch(shared_postgres: str, po
     assert postgres_place.printed == [GROUP, 2 * GROUP]
 
 
+def test_a_failover_to_a_copy_that_lacks_the_last_epoch_and_its_column(place: Place) -> None:
+    meta = f"meta_{place.number}" if place.url else "_resilient"
+
+    def lose() -> None:
+        execute(place, "ALTER TABLE {} DROP COLUMN v")
+        opened = backend(place._config()["destination"])
+        opened.execute("UPDATE {} SET epoch = epoch - 1", [(meta, "state")])
+        opened.close()
+
+    at("epoch.committed", 3, lose)
+    outcome = place.load_here(0)
+    assert isinstance(outcome.error, HeldByGuardError), outcome.error
+    assert place.printed == ALL[:3]
+
+
 @pytest.mark.parametrize("by", ["nothing", "older copy"])
 def test_a_duckdb_file_that_is_replaced(by: str, duckdb_place: Place) -> None:
     path, copy = duckdb_place.folder / "x.duckdb", duckdb_place.folder / "copy"
