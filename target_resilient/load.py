@@ -156,7 +156,12 @@ class Load:
         self._lease = self._backend.acquire_lease(options.pipeline, holder, takeover=options.takeover)
         owner = Owner(options.pipeline, self._books.load_id, self._lease.fence, self._backend.meta_schema)
         self._committer = Committer(
-            self._backend, owner, self._acknowledge, max_elapsed=options.retry_max_elapsed, stop=self._stop
+            self._backend,
+            owner,
+            self._lease,
+            self._acknowledge,
+            max_elapsed=options.retry_max_elapsed,
+            stop=self._stop,
         )
         self._loader = Loader(self._committer.commit)
 

@@ -12,7 +12,7 @@ from concurrent.futures import wait as wait_for
 
 from resilient_core.errors import ResilientError, StoppedError, UnavailableError
 from resilient_core.telemetry import facts
-from target_resilient.backends import Backend, CommitUnknownError, DataError, InfrastructureError, MissingError
+from target_resilient.backends import Backend, CommitUnknownError, DataError, InfrastructureError, Lease, MissingError
 from target_resilient.batch import StreamBatch
 from target_resilient.checkpoints import reach
 from target_resilient.epoch import Epoch, Owner, commit_epoch, follow_on, hold_fence, took_effect
@@ -65,6 +65,7 @@ class Committer:
         self,
         backend: Backend,
         owner: Owner,
+        lease: Lease,
         acknowledge: Callable[[bytes], None],
         *,
         max_elapsed: float,
@@ -72,6 +73,7 @@ class Committer:
     ) -> None:
         self._backend = backend
         self.owner = owner
+        self._lease = lease
         self._acknowledge = acknowledge
         self._max_elapsed = max_elapsed
         self._stop = stop
@@ -94,6 +96,7 @@ class Committer:
         unknown = False
         while True:
             try:
+                self._lease.keep()
                 if not (unknown and took_effect(self._backend, epoch, self.owner)):
                     unknown = False
                     self._write(epoch, write)

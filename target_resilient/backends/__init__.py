@@ -82,6 +82,9 @@ class Lease(Protocol):
 
     fence: int
 
+    def keep(self) -> None:
+        """Take it again where it was lost. Raises InfrastructureError where that cannot be done yet."""
+
     def release(self) -> None:
         """Give the pipeline back."""
 

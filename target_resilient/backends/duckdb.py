@@ -195,6 +195,9 @@ class DuckDBLease:
         self._file = file
         self.fence = fence
 
+    def keep(self) -> None:
+        """The system keeps it."""
+
     def release(self) -> None:
         """Drop the lock. The file stays: removing it would race with the next owner."""
         self._file.close()

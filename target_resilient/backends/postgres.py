@@ -55,8 +55,11 @@ _CREDENTIALS = ("28", "42501")
 _CONFIG = ("3D",)
 _MISSING = ("42P01", "42703", "3F000")
 # At connect time psycopg2 gives no SQLSTATE, only libpq's text.
-_REFUSED_TEXT = re.compile(r"authentication failed|no password supplied|pg_hba\.conf|role .* does not exist")
-_NO_DATABASE_TEXT = re.compile(r"database .* does not exist")
+_REFUSED_TEXT = re.compile(
+    r"authentication failed|no password supplied|pg_hba\.conf|role .* does not exist|no such user"
+)
+_NO_DATABASE_TEXT = re.compile(r"database .* does not exist|no such database")
+_POOLER_TEXT = re.compile(r"unsupported startup parameter(?: in options)?: (\w+)")
 _BAD_DSN_TEXT = re.compile(r"invalid (dsn|connection option|sslmode|port)|definition of service|missing \"=\"")
 
 _KINDS = {
@@ -80,9 +83,14 @@ _INTEGER_BITS = {"int2": 15, "int4": 31, "int8": 63}
 
 _END_HOLDERS = """
 SELECT pg_terminate_backend(pid) FROM pg_locks
-WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> pg_backend_pid()
+WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> pg_backend_pid() AND pid = coalesce(%s, pid)
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND ((classid::bigint << 32) | objid::bigint) IN %s"""
+
+# The lease idles in a transaction for as long as the load runs; a server knows the timeouts of its version.
+_NO_TIMEOUTS = """
+SELECT set_config(name, '0', true) FROM pg_settings
+WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout')"""
 
 _DESCRIBE = """
 SELECT a.attname, t.typname, a.atttypmod, format_type(a.atttypid, a.atttypmod)
@@ -183,18 +191,16 @@ class PostgresBackend(Statements):
         return "CAST({} AS text)" if column.kind == "other" else "{}"
 
     def acquire_lease(self, pipeline: str, holder: str, *, takeover: bool) -> PostgresLease:
-        """Own the pipeline by a session-level advisory lock on a connection of its own, and bump its fence."""
-        connection = self._open(autocommit=True)
+        """Own the pipeline by an advisory lock on a connection of its own, and bump its fence."""
+        lease = PostgresLease(self._open, self.meta_schema, pipeline)
         try:
-            with connection.cursor() as cursor:
-                owned = _lock_for_session(cursor, lease_name(self.meta_schema, pipeline))
-                if not owned and not takeover:
+            if not lease.take():
+                if not takeover:
                     raise StoppedError(
                         f"another load of pipeline '{pipeline}' is at work; wait for it, give this load its own"
                         " `pipeline`, or end a hung one with --takeover"
                     )
-                if not owned:
-                    _end_incumbent(cursor, self.meta_schema, pipeline)
+                lease.take(takeover=True)
             lease_table: Name = (self.meta_schema, "lease")
             with self.transaction() as session:
                 rows = session.rows(
@@ -203,13 +209,11 @@ class PostgresBackend(Statements):
                         " taken_at = excluded.taken_at RETURNING fence", lease_table),
                     [pipeline, holder],
                 )  # fmt: skip
-        except psycopg2.Error as error:
-            connection.close()
-            raise translate(error) from None
         except BaseException:
-            connection.close()
+            lease.release()
             raise
-        return PostgresLease(connection, rows[0][0])
+        lease.fence = rows[0][0]
+        return lease
 
     def interrupt(self) -> None:
         """Cut the connection: the server rolls back, unless COMMIT has been sent."""
@@ -228,7 +232,7 @@ class PostgresBackend(Statements):
             self._connection = self._open()
         return self._connection
 
-    def _open(self, *, autocommit: bool = False) -> Any:
+    def _open(self) -> Any:
         destination = self._destination
         settings: dict[str, Any] = {**(destination.parts if not destination.dsn else {}), **CONNECTION_OPTIONS}
         if destination.password:
@@ -236,14 +240,15 @@ class PostgresBackend(Statements):
         try:
             connection = psycopg2.connect(destination.dsn, **settings)
             # False would override what a server says of itself: it has been demoted, or its disk is nearly full.
-            connection.set_session(readonly=self._read_only or None, autocommit=autocommit)
+            # A transaction that has waited for a lock must see what was committed meanwhile.
+            connection.set_session("READ COMMITTED", readonly=self._read_only or None)
             connection.set_client_encoding("UTF8")
         except psycopg2.Error as error:
             raise _connect_error(error, destination) from None
         return connection
 
     def _roll_back(self, error: BaseException) -> None:
-        """Roll back. After a fault the next attempt has a new session: this one may be with a server that only reads."""
+        """Roll back. After a fault the next attempt has a new session: this one may be on a server that only reads."""
         with suppress(psycopg2.Error):
             self._connection.rollback()
         if isinstance(error, InfrastructureError):
@@ -251,33 +256,57 @@ class PostgresBackend(Statements):
 
 
 class PostgresLease:
-    """A session-level advisory lock: it dies with its connection, and so with this process."""
+    """An advisory lock in a transaction that stays open: it dies with its connection, and so with this process.
 
-    def __init__(self, connection: Any, fence: int) -> None:
-        self._connection = connection
-        self.fence = fence
+    A pooler gives the session behind an open transaction to nobody else. Without a snapshot this one delays no vacuum.
+    """
+
+    fence = 0
+
+    def __init__(self, connect: Callable[[], Any], meta_schema: str, pipeline: str) -> None:
+        self._connect = connect
+        self._keys = tuple(_lock_key(name(meta_schema, pipeline)) for name in (lease_name, epoch_name))
+        self._connection: Any = None
+        self._pid: int | None = None
+
+    def take(self, *, takeover: bool = False) -> bool:
+        """Take the lock; False when somebody keeps it longer than the server takes to notice that a client died.
+
+        First end the sessions of a load that hangs, the one of its lease and the one of its epoch, or else our own
+        lost one, which the server may still believe alive.
+        """
+        self._connection = self._connect()
+        try:
+            with self._connection.cursor() as cursor:
+                if takeover or self._pid is not None:
+                    with suppress(psycopg2.errors.InsufficientPrivilege):
+                        cursor.execute(_END_HOLDERS, [None if takeover else self._pid, self._keys])
+                    self._connection.rollback()
+                cursor.execute(_NO_TIMEOUTS)
+                cursor.execute("SET LOCAL lock_timeout = %s", [LEASE_TIMEOUT])
+                cursor.execute("SELECT pg_backend_pid(), pg_advisory_xact_lock(%s)", [self._keys[0]])
+                self._pid = cursor.fetchone()[0]
+        except psycopg2.errors.LockNotAvailable:
+            self._connection.close()
+            return False
+        except psycopg2.Error as error:
+            self._connection.close()
+            raise translate(error) from None
+        return True
+
+    def keep(self) -> None:
+        """Take the lock again where its connection was lost. Where another load was faster, the fence tells."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("SELECT")
+        except psycopg2.Error:
+            self._connection.close()
+            self.take()
 
     def release(self) -> None:
         """Close the connection, and the lock is free; nothing is asked that a hung server would not answer."""
-        self._connection.close()
-
-
-def _lock_for_session(cursor: Any, resource: str) -> bool:
-    """Take the lock; False when somebody keeps it longer than the server takes to notice that a client died."""
-    try:
-        cursor.execute("SET lock_timeout = %s", [LEASE_TIMEOUT])
-        cursor.execute("SELECT pg_advisory_lock(%s)", [_lock_key(resource)])
-    except psycopg2.errors.LockNotAvailable:
-        return False
-    return True
-
-
-def _end_incumbent(cursor: Any, meta_schema: str, pipeline: str) -> None:
-    """End the sessions of a load that hangs, the one of its lease and the one of its epoch, and own its lease."""
-    lease, epoch = lease_name(meta_schema, pipeline), epoch_name(meta_schema, pipeline)
-    with suppress(psycopg2.errors.InsufficientPrivilege):
-        cursor.execute(_END_HOLDERS, [(_lock_key(lease), _lock_key(epoch))])
-    _lock_for_session(cursor, lease)
+        if self._connection is not None:
+            self._connection.close()
 
 
 class PostgresSession:
@@ -385,6 +414,11 @@ def _connect_error(error: psycopg2.Error, destination: Destination) -> Exception
         return CredentialsRefusedError(f"{destination.describe()} refused the credentials; check `user` and `password`")
     if _NO_DATABASE_TEXT.search(text):
         return ConfigError(f"{destination.describe()}: the database does not exist; create it or change `destination`")
+    if found := _POOLER_TEXT.search(text):
+        return ConfigError(
+            f"the pooler at {destination.describe()} refuses the connection option '{found[1]}'; take it out of"
+            " `destination`, or add it to the pooler's ignore_startup_parameters"
+        )
     if isinstance(error, psycopg2.ProgrammingError) or _BAD_DSN_TEXT.search(text):
         return ConfigError("destination: libpq cannot read the DSN; check its options and its service")
     reason = "timed out" if "timeout" in text else text.rpartition(":")[2].strip().split(" Is the server")[0]

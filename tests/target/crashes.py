@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import random
 import shutil
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,3 +183,27 @@ def _duckdb_rows(path: Path, text: str, schema: str, tables: Sequence[str]) -> l
             return connection.execute(text.format(*(f'"{schema}"."{table}"' for table in tables))).fetchall()
     except (duckdb.CatalogException, duckdb.BinderException):
         return []
+
+
+@contextmanager
+def held(place: Place, children: Zygote, point: str, nth: int) -> Iterator[int]:
+    """A load that stands at a checkpoint until the block ends; its process id."""
+    fifo = place.folder / "fifo"
+    os.mkfifo(fifo)
+    (pid,) = children.start(place.job(0, point=point, nth=nth, act="meet", fifo=str(fifo)))
+    with fifo.open("wb"):
+        yield pid
+
+
+def beside(place: Place) -> Place:
+    """The same database and pipeline from a folder of its own; the DuckDB file is linked to."""
+    other = Place(place.folder / f"beside-{random.random()}", place.scenario, place.url, place.number)
+    other.settings = {**place.settings}
+    if place.url is None:
+        other.settings["destination"] = f"duckdb:///{place.folder}/x.duckdb"
+    return other
+
+
+def with_takeover(request: dict[str, Any]) -> dict[str, Any]:
+    """The same load, which ends the one that holds the pipeline."""
+    return {**request, "args": [*request["args"], "--takeover"]}

@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.target.crashes import Place
+from tests.target.crashes import Place, beside, held, with_takeover
 from tests.target.scenarios import SCENARIOS
 from tests.target.support import record, rows, schema
-from tests.target.zygote import Zygote, zygote
+from tests.target.zygote import Zygote
 
 STOPPED = 75
 ROUNDS, KEYS = 12, 30
@@ -23,26 +21,10 @@ FIELDS = {"id": {"type": "integer"}, "at": {"type": "integer"}, "by": {"type": "
 SCHEMA = {**schema(FIELDS, ["id"]), "bookmark_properties": ["at"]}
 
 
-@pytest.fixture(scope="module")
-def children() -> Iterator[Zygote]:
-    with zygote() as running:
-        yield running
-
-
 @pytest.fixture(params=["duckdb", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     url = request.getfixturevalue("shared_postgres") if request.param == "postgres" else None
     return Place(tmp_path, SCENARIOS["keyed"], url)
-
-
-@contextmanager
-def held(place: Place, children: Zygote, point: str, nth: int) -> Iterator[int]:
-    """A load that stands at a checkpoint until the block ends; its process id."""
-    fifo = place.folder / "fifo"
-    os.mkfifo(fifo)
-    (pid,) = children.start(place.job(0, point=point, nth=nth, act="meet", fifo=str(fifo)))
-    with fifo.open("wb"):
-        yield pid
 
 
 def test_a_second_load_of_a_pipeline_stops_and_the_first_goes_on(place: Place, children: Zygote) -> None:
@@ -95,18 +77,6 @@ def test_a_duckdb_load_that_was_taken_over_writes_nothing_more_and_the_heir_owns
         assert children.wait(pid) == 0
     assert children.wait(zombie) == STOPPED
     assert place.table() == place.scenario.tables[-1]
-
-
-def with_takeover(request: dict[str, Any]) -> dict[str, Any]:
-    return {**request, "args": [*request["args"], "--takeover"]}
-
-
-def beside(place: Place) -> Place:
-    """The same database and pipeline from a folder of its own; the DuckDB file is linked to."""
-    other = Place(place.folder / f"beside-{random.random()}", place.scenario, place.url, place.number)
-    if place.url is None:
-        other.settings["destination"] = f"duckdb:///{place.folder}/x.duckdb"
-    return other
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -18,41 +18,16 @@ import psycopg2
 import pytest
 
 from resilient_core.errors import HeldByGuardError, TerminatedError, UnavailableError
-from target_resilient import checkpoints, load, loader
+from target_resilient import checkpoints, load
 from target_resilient.backends import CommitUnknownError, InfrastructureError
 from target_resilient.backends import duckdb as duckdb_module
 from target_resilient.backends import postgres as postgres_module
 from tests.target.crashes import Place
+from tests.target.midload import ALL, PATIENT, Do, assert_all_is_well, at, run
 from tests.target.proxy import Proxy
 from tests.target.scenarios import GROUP, SCENARIOS
 from tests.target.server import Server
 from tests.target.support import backend, quarantined
-
-Do = Callable[[], object]
-ALL = [GROUP * number for number in range(1, 5)]
-PATIENT = {"retry_max_elapsed": "1h"}
-
-
-@pytest.fixture(autouse=True)
-def hooks() -> Iterator[None]:
-    yield
-    checkpoints.hook = None
-
-
-@pytest.fixture
-def retries(monkeypatch: pytest.MonkeyPatch) -> dict[int, Do]:
-    """Retries do not wait; at the n-th, what stands here under n is done, and the fourth gives up."""
-    at: dict[int, Do] = {}
-    seen: list[str] = []
-
-    def wait(_self: Any, error: Exception) -> None:
-        seen.append(str(error))
-        at.get(len(seen), lambda: None)()
-        if len(seen) > 3:
-            raise UnavailableError(f"{error}; gave up after {len(seen)} attempts")
-
-    monkeypatch.setattr(loader.Patience, "wait", wait)
-    return at
 
 
 @pytest.fixture
@@ -68,35 +43,6 @@ def duckdb_place(tmp_path: Path) -> Place:
 @pytest.fixture(params=["duckdb", "postgres"])
 def place(request: pytest.FixtureRequest) -> Place:
     return request.getfixturevalue(f"{request.param}_place")
-
-
-def at(point: str, nth: int, act: Do) -> None:
-    """Do something at the n-th passing of a checkpoint, once."""
-    passed = 0
-
-    def hook(name: str) -> None:
-        nonlocal passed
-        passed += name == point
-        if name == point and passed == nth:
-            act()
-
-    checkpoints.hook = hook
-
-
-def run(url: str, *statements: str) -> None:
-    with closing(psycopg2.connect(url)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-
-
-def assert_all_is_well(place: Place, outcome: Any) -> None:
-    """Every row is there once, every state was printed once, every record was counted once."""
-    assert outcome.error is None
-    assert place.table() == place.scenario.tables[-1]
-    assert place.printed == ALL
-    assert sum(place.ledger("received")) == len(place.scenario.events)
 
 
 def assert_clean_stop(place: Place, outcome: Any, kind: type[Exception], mend: Do = lambda: None) -> None:

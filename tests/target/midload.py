@@ -1,0 +1,46 @@
+"""Something happens at a checkpoint of a load that runs in this very process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+
+from target_resilient import checkpoints
+from tests.target.crashes import Place
+from tests.target.scenarios import GROUP
+
+Do = Callable[[], object]
+ALL = [GROUP * number for number in range(1, 5)]
+PATIENT = {"retry_max_elapsed": "1h"}
+
+
+def at(point: str, nth: int, act: Do) -> None:
+    """Do something at the n-th passing of a checkpoint, once."""
+    passed = 0
+
+    def hook(name: str) -> None:
+        nonlocal passed
+        passed += name == point
+        if name == point and passed == nth:
+            act()
+
+    checkpoints.hook = hook
+
+
+def run(url: str, *statements: str) -> None:
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+
+def assert_all_is_well(place: Place, outcome: Any) -> None:
+    """Every row is there once, every state was printed once, every record was counted once."""
+    assert outcome.error is None
+    assert place.table() == place.scenario.tables[-1]
+    assert place.printed == ALL
+    assert sum(place.ledger("received")) == len(place.scenario.events)
