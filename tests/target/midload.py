@@ -44,3 +44,13 @@ def assert_all_is_well(place: Place, outcome: Any) -> None:
     assert place.table() == place.scenario.tables[-1]
     assert place.printed == ALL
     assert sum(place.ledger("received")) == len(place.scenario.events)
+
+
+def assert_clean_stop(place: Place, outcome: Any, kind: type[Exception], mend: Do = lambda: None) -> None:
+    """The load ended with this error and no lie; once the fault is mended, the next one finishes the work."""
+    assert isinstance(outcome.error, kind), repr(outcome.error)
+    place.judge()
+    checkpoints.hook = None
+    mend()
+    assert place.load_here(place.printed[-1] if place.printed else 0).error is None
+    assert place.table() == place.scenario.tables[-1]

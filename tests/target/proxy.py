@@ -22,6 +22,7 @@ class Link:
     client: socket.socket
     server: socket.socket
     in_epoch: bool = False
+    stranded: bool = False
 
     @property
     def pid(self) -> int:
@@ -34,6 +35,11 @@ class Link:
         for end in (self.client, self.server):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def strand(self) -> None:
+        """Cut the client off; the server never hears of it."""
+        self.stranded = True
+        self.cut_client()
 
     def cut_client(self) -> None:
         """Cut the client off; the server still reads what was sent."""
@@ -68,6 +74,11 @@ class Proxy:
         for link in [*self.links]:
             link.cut()
 
+    def strand_all(self) -> None:
+        """Cut every client off that is connected now; the server never hears of it."""
+        for link in [*self.links]:
+            link.strand()
+
     def go_away(self) -> None:
         """Refuse connections, and cut those that are open."""
         self.refusing = True
@@ -97,7 +108,8 @@ class Proxy:
                 link.in_epoch |= b'"state" AS' in data
                 self._forward(link, data)
         with suppress(OSError):
-            link.server.shutdown(socket.SHUT_WR)
+            if not link.stranded:
+                link.server.shutdown(socket.SHUT_WR)
 
     def _forward(self, link: Link, data: bytes) -> None:
         if data == COMMIT and link.in_epoch:

@@ -23,7 +23,7 @@ from target_resilient.backends import CommitUnknownError, InfrastructureError
 from target_resilient.backends import duckdb as duckdb_module
 from target_resilient.backends import postgres as postgres_module
 from tests.target.crashes import Place
-from tests.target.midload import ALL, PATIENT, Do, assert_all_is_well, at, run
+from tests.target.midload import ALL, PATIENT, Do, assert_all_is_well, assert_clean_stop, at, run
 from tests.target.proxy import Proxy
 from tests.target.scenarios import GROUP, SCENARIOS
 from tests.target.server import Server
@@ -43,16 +43,6 @@ def duckdb_place(tmp_path: Path) -> Place:
 @pytest.fixture(params=["duckdb", "postgres"])
 def place(request: pytest.FixtureRequest) -> Place:
     return request.getfixturevalue(f"{request.param}_place")
-
-
-def assert_clean_stop(place: Place, outcome: Any, kind: type[Exception], mend: Do = lambda: None) -> None:
-    """The load ended with this error and no lie; once the fault is mended, the next one finishes the work."""
-    assert isinstance(outcome.error, kind), repr(outcome.error)
-    place.judge()
-    checkpoints.hook = None
-    mend()
-    assert place.load_here(place.printed[-1] if place.printed else 0).error is None
-    assert place.table() == place.scenario.tables[-1]
 
 
 # connections ---------------------------------------------------------------------------------------------------------
