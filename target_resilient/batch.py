@@ -38,6 +38,7 @@ class StreamBatch:
     rows: list[str | None] = field(default_factory=list)
     frames: list[tuple[int, Frame, Sequence[int] | None]] = field(default_factory=list)  # first place, frame, its rows
     places: dict[Any, int] = field(default_factory=dict)
+    beaten: dict[int, list[tuple[int, str]]] = field(default_factory=dict)  # winner's place → the rows it replaced
     orders: list[Any] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
@@ -90,6 +91,7 @@ class StreamBatch:
         frame, row = self._source(place)
         self._refuse(frame, {row: [found]})
         self.rows[place] = None
+        self._bring_back(sorted(self.beaten.pop(place, [])))
 
     # the record is judged ------------------------------------------------------------------------------------------
 
@@ -183,8 +185,28 @@ class StreamBatch:
             if older is None or self._replaces(older, place):
                 self.places[key] = place
             if older is not None:
-                self.rows[older if self.places[key] == place else place] = None
-                self.counts.deduplicated += 1
+                self._beat(older, place, newer_wins=self.places[key] == place)
+
+    def _beat(self, older: int, newer: int, *, newer_wins: bool) -> None:
+        winner, loser = (newer, older) if newer_wins else (older, newer)
+        replaced = self.beaten.pop(loser, [])
+        text = self.rows[loser]
+        assert text is not None  # noqa: S101 it was the winner until now, or is new
+        self.beaten.setdefault(winner, []).extend([*replaced, (loser, text)])
+        self.rows[loser] = None
+        self.counts.deduplicated += 1
+
+    def _bring_back(self, replaced: list[tuple[int, str]]) -> None:
+        """Let the best of the rows that a refused one had replaced take its place."""
+        if not replaced:
+            return
+        best = replaced[0]
+        for other in replaced[1:]:
+            best = other if self._replaces(best[0], other[0]) else best
+        self.rows[best[0]] = best[1]
+        self.counts.deduplicated -= 1
+        if others := [other for other in replaced if other is not best]:
+            self.beaten[best[0]] = others
 
     def _replaces(self, older: int, newer: int) -> bool:
         if not self.plan.ordered or not self.orders:

@@ -55,8 +55,9 @@ class Removal:
 
 
 def refreshed(plan: TablePlan, version: int, inserted: int, max_ratio: float) -> Removal:
-    """What a complete refresh did not bring: rows that are not of its version."""
-    return Removal(plan, sql("t.{} IS DISTINCT FROM %s", VERSION.name), version, inserted, max_ratio)
+    """What a complete refresh did not bring: rows of no version, or of an older one; of any other in an overwrite."""
+    leaving = "t.{} IS DISTINCT FROM %s" if plan.fixed_version is not None else "coalesce(t.{} < %s, TRUE)"
+    return Removal(plan, sql(leaving, VERSION.name), version, inserted, max_ratio)
 
 
 def reconciled(plan: TablePlan, keys: TablePlan, inserted: int, max_ratio: float) -> Removal:
@@ -92,8 +93,8 @@ def commit_removals(backend: Backend, epoch: Epoch, owner: Owner, *, removals: S
 
 
 def _guard(session: Session, removal: Removal) -> None:
-    living, leaving = session.rows(_count(removal), [removal.version])[0]
-    before = living - removal.inserted
+    living, leaving, marked = session.rows(*_count(removal))[0]
+    before = living - removal.inserted + min(removal.inserted, marked)
     if before > 0 and leaving > removal.max_ratio * before:
         raise HeldByGuardError(
             f"stream '{removal.plan.spec.stream}': the load would remove {leaving} of {before} rows of table"
@@ -102,11 +103,16 @@ def _guard(session: Session, removal: Removal) -> None:
         )
 
 
-def _count(removal: Removal) -> Sql:
-    """(rows that live, of these the ones that leave)."""
-    leaving = sql("SELECT count(*), count(CASE WHEN ") + removal.leaving
-    count = leaving + sql(" THEN 1 END) FROM {} AS t", removal.plan.table)
-    return count if removal.plan.hard_delete else count + sql(" WHERE t.{} IS NULL", DELETED_AT)
+def _count(removal: Removal) -> tuple[Sql, list[Any]]:
+    """(rows that live, of these the ones that leave, rows that are marked as deleted and would stay)."""
+    leaving, table = removal.leaving, sql(" THEN 1 END) FROM {} AS t", removal.plan.table)
+    if removal.plan.hard_delete:
+        return sql("SELECT count(*), count(CASE WHEN ") + leaving + sql(" THEN 1 END), 0") + sql(
+            " FROM {} AS t", removal.plan.table), [removal.version]  # fmt: skip
+    living = sql("SELECT count(CASE WHEN t.{} IS NULL THEN 1 END), ", DELETED_AT)
+    gone = sql("count(CASE WHEN t.{} IS NULL AND ", DELETED_AT) + leaving
+    marked = sql(" THEN 1 END), count(CASE WHEN t.{} IS NOT NULL AND NOT ", DELETED_AT) + leaving
+    return living + gone + marked + table, [removal.version] * 2
 
 
 def _statement(removal: Removal, now: datetime) -> tuple[Sql, list[Any]]:

@@ -37,7 +37,16 @@ def compare_states(start: bytes, stored: str | None) -> Verdict:
 def resumed_streams(start: bytes) -> set[str]:
     """The streams that a run which starts from this state does not read from their beginning."""
     state = json.loads(start)
-    return {key.partition(" ")[0] for key, _ in _bookmarks(state)} if isinstance(state, dict) else set()
+    bookmarks = state.get("bookmarks") if isinstance(state, dict) else None
+    found = bookmarks.items() if isinstance(bookmarks, dict) else ()
+    return {stream for stream, mark in found if _says_something(mark)}
+
+
+def _says_something(mark: Any) -> bool:
+    """Whether a bookmark of any tap holds a value; the name of the replication key alone is none."""
+    if isinstance(mark, dict):
+        return any(_says_something(value) for name, value in mark.items() if name not in {"replication_key", "context"})
+    return any(map(_says_something, mark)) if isinstance(mark, list) else mark is not None
 
 
 def _bookmarks(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:

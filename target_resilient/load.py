@@ -43,6 +43,7 @@ from target_resilient.table import TablePlan
 
 GRACE_SECONDS = 10.0  # a load that is told to end may finish the commit under way, then the commit is broken off
 MIN_ROWS_FOR_RATIO = 100  # a ratio of fewer records says nothing
+LIMIT_OF_VERSION = 2**63
 OVERRUN = 2  # without a STATE in reach, an epoch is committed at twice its limits
 
 logger = logging.getLogger("target-resilient")
@@ -190,9 +191,11 @@ class Load:
     def _load_frame(self, frame: Frame) -> None:
         stream = self._planner.stream(frame.stream, lambda: frame.line(0))
         versions = {message.version for message in frame.messages}
+        if not all(version is None or abs(version) < LIMIT_OF_VERSION for version in versions):
+            raise NotSingerError(f"line {frame.line(0)}: a RECORD's version is beyond what a bigint holds")
         if versions != {None} or stream.plan.fixed_version is not None:
             self._planner.refresh(stream)
-            self._activations.setdefault(frame.stream, Activation()).record(versions)
+        self._activations.setdefault(frame.stream, Activation()).record(versions)
         for part in self._parts(frame):
             self._planner.evolve(stream, part)
             self._batch(stream).add(part)
@@ -312,12 +315,13 @@ class Load:
 
     def _close_refreshes(self) -> None:
         """The closing epoch: remove what complete refreshes no longer brought, and let the last STATE go."""
-        if not self._refreshing or self._committer is None:
+        if not self._refreshing or self._loader is None:
             return
         removals = [found for name in self._planner.names if (found := self._removal(name))]
         removals += [found for keys in self._planner.companions if (found := self._reconciliation(keys))]
         write = partial(commit_removals, removals=removals)
-        self._committer.commit(Epoch(self._epoch.number, state=self._last_state), write)
+        self._loader.submit(Epoch(self._epoch.number, state=self._last_state), write)
+        self._drain()
 
     def _removal(self, name: str) -> Removal | None:
         """What to remove from a stream's table; None without a refresh, or where nothing proves that all had come."""
@@ -327,10 +331,11 @@ class Load:
         if version is None or plan.spec.reconciles is not None:
             return None
         counts = self._counts(name)
-        if doubt := self._doubt(name, plan, activation, counts):
+        if doubt := self._doubt(name, plan, activation, version):
             logger.warning(facts("no rows are removed", stream=name, reason=doubt))
             return None
-        return refreshed(plan, version, counts.inserted, self._options.max_delete_ratio)
+        inserted = max(0, counts.inserted - counts.deleted)
+        return refreshed(plan, version, inserted, self._options.max_delete_ratio)
 
     def _reconciliation(self, keys: TablePlan) -> Removal | None:
         """What to remove from the table whose keys a companion stream brought; None unless they came whole."""
@@ -349,14 +354,17 @@ class Load:
     def _counts(self, name: str) -> Counts:
         return self._committer.totals.get(name, Counts()) if self._committer else Counts()
 
-    def _doubt(self, name: str, plan: TablePlan, activation: Activation, counts: Counts) -> str | None:
+    def _doubt(self, name: str, plan: TablePlan, activation: Activation, version: int) -> str | None:
         """Why a refresh may not have brought all rows; None when it has."""
+        counts = self._counts(name)
         overwritten = plan.fixed_version is not None
         if overwritten and name in self._resumed:
             return "the tap started from a bookmark and sent a part; run it without state"
         activated = activation.after_rows and not overwritten
         if not (activated or self._options.trust_eof or self._scans().get(name) == "complete"):
             return "nothing proves that the refresh was complete (see trust_eof)"
+        if not overwritten and activation.seen and (None in activation.seen or version not in activation.seen):
+            return "records came without the version that was activated"
         return "records were refused" if counts.quarantined else None
 
     # guards and reports ----------------------------------------------------------------------------------------------

@@ -105,16 +105,18 @@ class Committer:
                 patience.wait(error)
             except InfrastructureError as error:
                 patience.wait(error)
-            except DataError as error:
-                self._isolate(epoch, error)
             else:
                 return
 
     def _write(self, epoch: Epoch, write: Write) -> None:
-        try:
-            write(self._backend, epoch, self.owner)
-        except MissingError as error:
-            raise self.explained(error) from None
+        """Write it, without the rows that the database refuses."""
+        while True:
+            try:
+                return write(self._backend, epoch, self.owner)
+            except MissingError as error:
+                raise self.explained(error) from None
+            except DataError as error:
+                self._isolate(epoch, error)
 
     def explained(self, error: MissingError) -> UnavailableError:
         """What a missing table means. Raises HeldByGuardError when the whole database is not the one that it was."""
@@ -187,15 +189,15 @@ class Loader:
     The threads are daemons: one that a dead network holds must not keep a load that was told to end.
     """
 
-    def __init__(self, commit: Callable[[Epoch], None]) -> None:
+    def __init__(self, commit: Callable[[Epoch, Write], None]) -> None:
         self._commit = commit
         self._pending: Future[None] | None = None
 
-    def submit(self, epoch: Epoch) -> None:
+    def submit(self, epoch: Epoch, write: Write = commit_epoch) -> None:
         """Hand an epoch over once the one before is committed. Raises what that one raised."""
         self.drain()
         self._pending = Future()
-        threading.Thread(target=self._run, args=(epoch, self._pending), name="loader", daemon=True).start()
+        threading.Thread(target=self._run, args=(epoch, write, self._pending), name="loader", daemon=True).start()
 
     def drain(self) -> None:
         """Wait until nothing is under way. Raises what the last commit raised."""
@@ -207,9 +209,9 @@ class Loader:
         """Wait for the commit that is under way, whatever comes of it; False when it is not over after `seconds`."""
         return self._pending is None or not wait_for([self._pending], seconds).not_done
 
-    def _run(self, epoch: Epoch, result: Future[None]) -> None:
+    def _run(self, epoch: Epoch, write: Write, result: Future[None]) -> None:
         try:
-            self._commit(epoch)
+            self._commit(epoch, write)
         except BaseException as error:
             result.set_exception(error)
         else:

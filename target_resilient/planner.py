@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -160,10 +161,16 @@ class Planner:
 
     def _table(self, spec: StreamSpec) -> Name:
         name, options = spec.stream, self._options
-        if spec.reconciles is not None:
-            return (self._backend.meta_schema, legal_name(name))
+        if spec.reconciles is not None:  # two pipelines may have streams of one name
+            owner = hashlib.sha256(options.pipeline.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+            return (self._backend.meta_schema, legal_name(f"{name}_{owner}"))
         table = split_stream(name, options.default_schema, self._backend.default_schema, options.table_template)
         folded = tuple(part.casefold() for part in table)
+        if folded[0] == self._backend.meta_schema.casefold():
+            raise ConfigError(
+                f"stream '{name}' would load into {'.'.join(table)}, among the loader's own tables; set"
+                " default_target_schema or table_name_template apart, or map the stream to another name"
+            )
         for other in self._streams.values():
             if other.spec.stream != name and tuple(part.casefold() for part in other.table) == folded:
                 raise ConfigError(
