@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resilient_core.errors import HeldByGuardError
+from resilient_core.errors import HeldByGuardError, NotSingerError
 from target_resilient.deletes import Activation
 from tests.target.support import load, record, rows, schema
 
@@ -186,3 +188,70 @@ def test_reconciliation_keeps_to_the_smaller_limit_and_holds_the_state(destinati
     assert living(destination) == list(ALL)
     assert load(destination, keys(1, 2, 3, 4, 5, 6, 7, limit=0.1), max_delete_ratio="1").error is None
     assert living(destination) == [1, 2, 3, 4, 5, 6, 7]
+
+
+# what proves nothing -------------------------------------------------------------------------------------------------
+
+
+def activation(version: int) -> dict[str, Any]:
+    return {"type": "ACTIVATE_VERSION", "stream": "s", "version": version}
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_rows_without_the_activated_version_prove_nothing(destination: str, hard: bool, first: bool) -> None:
+    unversioned = [record({"id": number}) for number in ALL]
+    lines = [KEYED, activation(5), *unversioned] if first else [KEYED, *unversioned, activation(5)]
+    assert load(destination, lines, trust_eof=True, hard_delete=hard).error is None
+    assert rows(destination, "s", "id") == [(number,) for number in ALL]
+    if not hard:
+        assert living(destination) == list(ALL)
+
+
+def test_batches_without_a_version_prove_nothing(destination: str, tmp_path: Path) -> None:
+    file = tmp_path / "batch.jsonl"
+    file.write_text("".join(json.dumps({"id": number}) + "\n" for number in ALL))
+    encoding = {"format": "jsonl", "compression": "none"}
+    batch = {"type": "BATCH", "stream": "s", "encoding": encoding, "manifest": [file.as_uri()]}
+    assert load(destination, [KEYED, activation(5), batch], trust_eof=True, hard_delete=True).error is None
+    assert rows(destination, "s", "id") == [(number,) for number in ALL]
+
+
+def test_a_version_beyond_a_bigint_is_refused(destination: str) -> None:
+    outcome = load(destination, refresh(10**20, ALL), hard_delete=True)
+    assert isinstance(outcome.error, NotSingerError)
+
+
+def test_rows_of_a_newer_version_stay(destination: str) -> None:
+    load(destination, refresh(1, ALL))
+    newer = [record({"id": number}, version=3) for number in (7, 8, 9)]
+    assert load(destination, [*refresh(2, ALL), *newer]).error is None
+    assert living(destination) == list(range(1, 10))
+
+
+@pytest.mark.parametrize("hard", [True, False])
+def test_the_limit_holds_where_the_refresh_brings_deleted_rows(destination: str, hard: bool) -> None:
+    properties = {"id": {"type": "integer"}, "_sdc_deleted_at": {"type": ["string", "null"], "format": "date-time"}}
+    marked = schema(properties, ["id"])
+    load(destination, [marked, *refresh(1, ALL)[1:]], hard_delete=hard)
+    gone = [record({"id": n, "_sdc_deleted_at": "2024-01-01T00:00:00Z"}, version=2) for n in range(20, 32)]
+    outcome = load(destination, [marked, *gone, activation(2)], hard_delete=hard)
+    assert isinstance(outcome.error, HeldByGuardError)
+    assert living(destination) == list(ALL)
+
+
+def test_pipelines_with_streams_of_one_name_keep_their_keys_apart(destination: str) -> None:
+    for pipeline, ids in (("a", ALL), ("b", range(101, 109))):
+        apart = {"pipeline": pipeline, "default_target_schema": pipeline}
+        assert load(destination, [KEYED, *(record({"id": number}) for number in ids)], **apart).error is None
+        assert load(destination, keys(*ids), **apart).error is None
+    logged = {name for (name,) in rows(destination, ("_resilient", "schema_log"), "table_name")}
+    assert len({name for name in logged if "s__keys" in name}) == 2
+
+
+def test_an_overwrite_from_any_bookmark_removes_nothing(destination: str) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL)], load_method="overwrite")
+    start = {"type": "STATE", "value": {"bookmarks": {"s": {"at": 99}}}}
+    later = [start, KEYED, *(record({"id": number}) for number in range(5, 10))]
+    assert load(destination, later, load_method="overwrite", trust_eof=True, max_delete_ratio="1").error is None
+    assert rows(destination, "s", "id") == [(number,) for number in range(1, 10)]

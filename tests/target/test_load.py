@@ -279,6 +279,24 @@ def test_a_missing_book_is_made_again_beside_tables_of_others(destination: str) 
     assert len(quarantined(destination)) == 1
 
 
+@pytest.mark.parametrize("stream", ["_resilient-state", "_resilient-lease"])
+def test_a_stream_may_not_load_into_the_books(destination: str, stream: str) -> None:
+    outcome = load(destination, [schema(ID, ["id"], stream=stream), record({"id": 1}, stream=stream)])
+    assert isinstance(outcome.error, ConfigError)
+    assert "among the loader's own tables" in str(outcome.error)
+
+
+def test_a_row_that_a_refused_one_had_replaced_is_loaded(destination: str) -> None:
+    opened = backend(destination)
+    opened.execute("CREATE TABLE s (id bigint PRIMARY KEY, v text CHECK (v <> 'bad'))")
+    opened.close()
+    values = [(1, "a"), (1, "b"), (1, "bad"), (2, "bad"), (3, "c"), (3, "d")]
+    assert load(destination, [KEYED, *(record({"id": key, "v": value}) for key, value in values)]).error is None
+    assert rows(destination, "s", "id", "v") == [(1, "b"), (3, "d")]
+    assert len(quarantined(destination)) == 2
+    assert (6, 2, 2, 2) in books(destination, "ledger", "received", "inserted", "deduplicated", "quarantined")
+
+
 def test_a_second_load_of_a_pipeline_stops_at_once(destination: str) -> None:
     holder = backend(destination)
     holder.ensure_meta()
