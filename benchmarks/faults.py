@@ -36,7 +36,7 @@ from campaign import PHASES, START, environment, record, recorded  # noqa: E402
 from weather import DISKS, FAILOVERS, KINDS, Fault, Site, missing, open_site  # noqa: E402
 
 from tests.target.crashes import Place  # noqa: E402
-from tests.target.scenarios import SCENARIOS  # noqa: E402
+from tests.target.scenarios import GROUP, SCENARIOS  # noqa: E402
 from tests.target.zygote import Zygote, zygote  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "database_faults.jsonl"
@@ -45,6 +45,9 @@ LASTING = {"retry_max_elapsed": "1s"}
 PASSING = {"retry_max_elapsed": "50s"}
 HELD = 79
 UNAVAILABLE = 69
+
+Trace = list[tuple[float, str]]
+"""(monotonic time, checkpoint)."""
 
 
 @dataclass(frozen=True)
@@ -64,22 +67,8 @@ class Run:
     verdict: str
 
 
-@dataclass(frozen=True)
-class Course:
-    """How a load goes that nothing befalls."""
-
-    trace: Sequence[tuple[float, str]]
-    printed: Sequence[int]
-    received: int
-
-    def left(self, name: str, nth: int) -> float:
-        """Seconds from a passing of a checkpoint to the last commit."""
-        since = [at for at, passed in self.trace if passed == name][nth - 1]
-        return max(at for at, passed in self.trace if passed == "epoch.committed") - since
-
-
-def trace(place: Place) -> list[tuple[float, str]]:
-    """(monotonic time, checkpoint) as the load passed them."""
+def trace(place: Place) -> Trace:
+    """The checkpoints as the load passed them."""
     path = place.folder / "trace"
     lines = path.read_text().splitlines() if path.exists() else []
     return [(float(at), name) for at, _, name in (line.partition(" ") for line in lines)]
@@ -94,13 +83,19 @@ def passing(place: Place, name: str, nth: int) -> None:
         time.sleep(0.0005)
 
 
-def course(place: Place, children: Zygote) -> Course:
-    """Run a load to its end and look. Raises RuntimeError when it fails."""
+def course(place: Place, children: Zygote) -> Trace:
+    """How a load goes that nothing befalls: its trace. Raises RuntimeError when it fails."""
     place.load_before(children)
     code = place.load(children, 0, trace=f"{place.folder}/trace")
-    if code or place.table() != place.scenario.tables[-1]:
-        raise RuntimeError(f"a load that nothing befell ended with {code}\n{place.log()}")
-    return Course(trace(place), place.printed, sum(place.ledger("received")))
+    if (verdict := f"ended with {code}" if code else done(place)) != "ok":
+        raise RuntimeError(f"a load that nothing befell: {verdict}\n{place.log()}")
+    return trace(place)
+
+
+def left(usual: Trace, name: str, nth: int) -> float:
+    """Seconds from a passing of a checkpoint to the last commit."""
+    since = [at for at, passed in usual if passed == name][nth - 1]
+    return max(at for at, passed in usual if passed == "epoch.committed") - since
 
 
 def ended(children: Zygote, pid: int) -> int:
@@ -112,13 +107,13 @@ def ended(children: Zygote, pid: int) -> int:
     return code
 
 
-def one(site: Site, place: Place, seed: int, chance: random.Random, kind: str, usual: Course, children: Zygote) -> Run:
+def one(site: Site, place: Place, seed: int, chance: random.Random, kind: str, usual: Trace, children: Zygote) -> Run:
     """Start, strike, judge."""
     place.load_before(children)
     with KINDS[kind](site, place, chance) as fault:
         lasts = kind in FAILOVERS or chance.random() < 0.4
         lasted = None if lasts else round(chance.uniform(0, 1), 4)
-        after = chance.uniform(0, usual.left(*fault.since))
+        after = chance.uniform(0, left(usual, *fault.since))
         place.settings = {**fault.settings, **(LASTING if lasts and kind not in FAILOVERS else PASSING)}
         pid = children.start(place.job(0, trace=f"{place.folder}/trace", **fault.hook))[0]
         passing(place, *fault.since)
@@ -133,38 +128,40 @@ def one(site: Site, place: Place, seed: int, chance: random.Random, kind: str, u
         place.printed = place.states()
         passed = [PHASES.get(name, START) for at, name in trace(place) if at < struck]
         met = code != 0 or "retry" in place.log() or (fault.silent and passed[-1] != "closing")
-        verdict = judged(site, place, kind, fault, code, lasted, usual, children, chance)
+        verdict = judged(site, place, kind, fault, code, lasted, children, chance)
         if verdict == "ok" and not met:
             verdict = "missed"
     return Run(seed, kind, place.scenario.name, round(after, 4), lasted, passed[-1], code, verdict)
 
 
 def judged(
-    site: Site, place: Place, kind: str, fault: Fault, code: int, lasted: float | None, usual: Course,
-    children: Zygote, chance: random.Random,
+    site: Site, place: Place, kind: str, fault: Fault, code: int, lasted: float | None, children: Zygote,
+    chance: random.Random,
 ) -> str:  # fmt: skip
     """Judge how a load ended; if it stopped, mend the fault, run again and judge the end."""
     place.settings.update(PASSING)
+    if place.printed != states(place)[: len(place.printed)]:
+        return f"printed {place.printed}"
     if kind in FAILOVERS:
-        return judged_after_failover(site, place, fault, code, usual, children, chance)
+        return judged_after_failover(site, place, fault, code, children, chance)
     if lasted is None:
         fault.mend()
     if code == 0:
-        return harm(place) or done(place, usual)
+        return harm(place) or done(place)
     if code != UNAVAILABLE or lasted is not None:
         return f"ended with {code}"
     return harm(place) or again(place, children, bookmark(place))
 
 
 def judged_after_failover(
-    site: Site, place: Place, fault: Fault, code: int, usual: Course, children: Zygote, chance: random.Random
+    site: Site, place: Place, fault: Fault, code: int, children: Zygote, chance: random.Random
 ) -> str:
     """The same where another server answers: the load goes on there if nothing is lacking, and is held if it is."""
     here, older = place.url, bool(fault.hook)
     if code == 0 and "retry" not in place.log():
-        return harm(place) or done(place, usual)
+        return harm(place) or done(place)
     place.url = site.spare.url
-    if code == 0 and done(place, usual) == "ok":
+    if code == 0 and done(place) == "ok":
         return harm(place) or "ok"
     epochs = fault.since[1] if fault.since[0] == "epoch.committed" else 0
     lacking = [name for _, name in trace(place)].count("epoch.committed") - epochs
@@ -198,14 +195,19 @@ def harm(place: Place) -> str | None:
     return "a traceback" if "Traceback" in place.log() else None
 
 
-def done(place: Place, usual: Course) -> str:
+def done(place: Place) -> str:
     """Judge the end of a load that succeeded."""
     if place.table() != place.scenario.tables[-1]:
         return f"wrong at the end: {place.table()}"
-    if place.printed != usual.printed:
+    if len(place.printed) != len(states(place)):
         return f"printed {place.printed}"
     received = sum(place.ledger("received"))
-    return "ok" if received == usual.received else f"{received} records booked"
+    return "ok" if received == len(place.scenario.events) else f"{received} records booked"
+
+
+def states(place: Place) -> list[int]:
+    """The bookmarks that a load from the beginning prints, in order."""
+    return [event["at"] for event in place.scenario.events if event["at"] % GROUP == 0]
 
 
 def again(place: Place, children: Zygote, start: int) -> str:
@@ -224,7 +226,7 @@ def campaign(site: Site, faults: int, seed: int, kinds: Sequence[str]) -> Iterat
     """
     met = 0
     with zygote() as children, tempfile.TemporaryDirectory(prefix="faults-") as name:
-        usual: dict[tuple[str | None, str], Course] = {}
+        usual: dict[tuple[str | None, str], Trace] = {}
         for number in itertools.count():
             if met == faults:
                 return

@@ -230,7 +230,7 @@ def _lock(site: Site, place: Place, chance: random.Random) -> Iterator[Fault]:
     with closing(psycopg2.connect(site.server.url)) as session, session.cursor() as cursor:
 
         def strike(_: int) -> None:
-            with suppress(psycopg2.errors.UndefinedTable):
+            with suppress(psycopg2.errors.UndefinedTable, psycopg2.errors.InvalidSchemaName):  # not yet there
                 cursor.execute(statement)
 
         yield Fault(strike, session.rollback, hook={"lock_timeout": "100ms"})
