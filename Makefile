@@ -50,7 +50,7 @@ bench: $(VENV)/.dev ## measure tap, target and governor against the limit of thi
 	$(BIN)/python benchmarks/herd.py
 
 .PHONY: chaos
-chaos: $(VENV)/.dev ## kill the whole pipe at 50 seeded instants, run it again each time, and print what came of it
+chaos: $(VENV)/.dev ## kill the whole pipe at 40 seeded instants, run it again each time, and print what came of it
 	$(BIN)/python benchmarks/campaign.py $(ARGS)
 
 .PHONY: docs

@@ -5,7 +5,7 @@ the first frame and the last commit, then starts again from the printed state or
 is lost or doubled, when an epoch is visible in part, or when the printed state is ahead of the data. The same seed
 gives the same draws. Prints a histogram by the checkpoint that the target had passed last.
 
-    python benchmarks/campaign.py [--kills 50] [--seed 1] [--aim PHASE] [--record]
+    python benchmarks/campaign.py [--kills 40] [--seed 1] [--aim PHASE] [--record]
     python benchmarks/campaign.py --report
 
 `--aim` draws the instants uniformly within one short phase, which chance alone seldom hits; such kills are counted
@@ -230,7 +230,7 @@ def summary(runs: Sequence[dict[str, Any]]) -> list[str]:
 def main() -> None:
     """Run a campaign; exits 1 when a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--aim", choices=[START, *PHASES.values()])
     parser.add_argument("--record", action="store_true", help=f"append each run to {RESULTS.name}")
