@@ -93,9 +93,9 @@ def commit_removals(backend: Backend, epoch: Epoch, owner: Owner, *, removals: S
 
 
 def _guard(session: Session, removal: Removal) -> None:
-    living, leaving, marked = session.rows(*_count(removal))[0]
-    before = living - removal.inserted + min(removal.inserted, marked)
-    if before > 0 and leaving > removal.max_ratio * before:
+    rows, living, leaving = session.rows(*_count(removal))[0]
+    before = max(living - removal.inserted, leaving)
+    if rows > removal.inserted and leaving > removal.max_ratio * before:
         raise HeldByGuardError(
             f"stream '{removal.plan.spec.stream}': the load would remove {leaving} of {before} rows of table"
             f" {removal.plan.full_name}, more than max_delete_ratio ({removal.max_ratio:g}); nothing was removed. Look"
@@ -104,15 +104,11 @@ def _guard(session: Session, removal: Removal) -> None:
 
 
 def _count(removal: Removal) -> tuple[Sql, list[Any]]:
-    """(rows that live, of these the ones that leave, rows that are marked as deleted and would stay)."""
-    leaving, table = removal.leaving, sql(" THEN 1 END) FROM {} AS t", removal.plan.table)
-    if removal.plan.hard_delete:
-        return sql("SELECT count(*), count(CASE WHEN ") + leaving + sql(" THEN 1 END), 0") + sql(
-            " FROM {} AS t", removal.plan.table), [removal.version]  # fmt: skip
-    living = sql("SELECT count(CASE WHEN t.{} IS NULL THEN 1 END), ", DELETED_AT)
-    gone = sql("count(CASE WHEN t.{} IS NULL AND ", DELETED_AT) + leaving
-    marked = sql(" THEN 1 END), count(CASE WHEN t.{} IS NOT NULL AND NOT ", DELETED_AT) + leaving
-    return living + gone + marked + table, [removal.version] * 2
+    """(rows, of these the ones that live, of these the ones that leave)."""
+    lives = sql("TRUE") if removal.plan.hard_delete else sql("t.{} IS NULL", DELETED_AT)
+    living = sql("SELECT count(*), count(CASE WHEN ") + lives
+    leaving = sql(" THEN 1 END), count(CASE WHEN ") + lives + sql(" AND ") + removal.leaving
+    return living + leaving + sql(" THEN 1 END) FROM {} AS t", removal.plan.table), [removal.version]
 
 
 def _statement(removal: Removal, now: datetime) -> tuple[Sql, list[Any]]:

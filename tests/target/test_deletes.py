@@ -240,6 +240,20 @@ def test_the_limit_holds_where_the_refresh_brings_deleted_rows(destination: str,
     assert living(destination) == list(ALL)
 
 
+def test_the_limit_holds_where_the_refresh_brings_new_rows_and_deleted_ones_again(destination: str) -> None:
+    properties = {"id": {"type": "integer"}, "_sdc_deleted_at": {"type": ["string", "null"], "format": "date-time"}}
+
+    def marked(version: int) -> list[Any]:
+        return [record({"id": n, "_sdc_deleted_at": "2024-01-01T00:00:00Z"}, version=version) for n in range(20, 70)]
+
+    first = [schema(properties, ["id"]), *marked(1), *refresh(1, ALL)[1:]]
+    assert load(destination, first).error is None
+    new = [record({"id": n}, version=2) for n in range(100, 140)]
+    outcome = load(destination, [first[0], *marked(2), *new, activation(2)])
+    assert isinstance(outcome.error, HeldByGuardError)
+    assert set(ALL) <= set(living(destination))
+
+
 def test_pipelines_with_streams_of_one_name_keep_their_keys_apart(destination: str) -> None:
     for pipeline, ids in (("a", ALL), ("b", range(101, 109))):
         apart = {"pipeline": pipeline, "default_target_schema": pipeline}
