@@ -128,7 +128,7 @@ def test_a_pooler_that_loses_its_sessions_in_mid_load(
 
     def strike() -> None:
         EVENTS[event](through, str(place.url))
-        at("epoch.merged", 1, lambda: second.append(beside(place).load(children, 0)))
+        at("epoch.begun", 1, lambda: second.append(beside(place).load(children, 0)))
 
     at(point, 2 if point.startswith("epoch") else 1, strike)
     assert_all_is_well(place, place.load_here(0, **PATIENT))
