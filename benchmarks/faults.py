@@ -283,6 +283,7 @@ def main() -> None:
     if options.report:
         print("\n".join(summary(recorded(RESULTS))))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the site is cleared away
     started, runs, versions = time.monotonic(), [], environment()
     with open_site() as site:
         left_out = {kind: why for kind in KINDS if (why := missing(kind, site))}
