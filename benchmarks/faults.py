@@ -102,9 +102,10 @@ def ended(children: Zygote, pid: int) -> int:
     """Wait for a load; its exit code, or minus SIGKILL if it had to be ended."""
     watch = threading.Timer(BOUND_SECONDS, os.kill, (pid, signal.SIGKILL))
     watch.start()
-    code = children.wait(pid)
-    watch.cancel()
-    return code
+    try:
+        return children.wait(pid)
+    finally:
+        watch.cancel()
 
 
 def one(site: Site, place: Place, seed: int, chance: random.Random, kind: str, usual: Trace, children: Zygote) -> Run:

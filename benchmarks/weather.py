@@ -213,7 +213,7 @@ def _again_and_again(act: Callable[[int], None], pause: float) -> tuple[Callable
             over.wait(pause)
 
     def strike(pid: int) -> None:
-        threads.append(threading.Thread(target=run, args=(pid,)))
+        threads.append(threading.Thread(target=run, args=(pid,), daemon=True))
         threads[0].start()
 
     def mend() -> None:
