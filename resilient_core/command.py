@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,15 @@ from typing import Any, NoReturn
 
 import click
 
-from resilient_core.errors import ConfigError, Fault, ResilientError, UsageError, exit_meaning
+from resilient_core.errors import (
+    ConfigError,
+    Fault,
+    ResilientError,
+    TerminatedError,
+    UnavailableError,
+    UsageError,
+    exit_meaning,
+)
 from resilient_core.settings import Setting, parse_override
 from resilient_core.telemetry import facts, setup_logging
 
@@ -56,9 +65,8 @@ def exit_code_of(command: click.Command, args: Sequence[str] | None, logger: log
         else:
             logger.error("%s", f"{type(error).__name__.removesuffix('Error')}: {error}")  # noqa: TRY400
         return error.code
-    except BrokenPipeError:
-        _silence_stdout()
-        return 141
+    except BrokenPipeError as error:
+        return stdout_lost(error, "").code
     except Exception:
         logger.exception("%s", "a bug of ours; please report it with this traceback")
         return ResilientError.exit_code
@@ -112,6 +120,12 @@ def environment_overrides(
     return overrides
 
 
-def _silence_stdout() -> None:
-    """After a broken pipe the interpreter would complain again while it flushes at exit."""
+def stdout_lost(error: OSError, advice: str) -> ResilientError:
+    """What to raise when stdout cannot be written: TerminatedError once its reader is gone, else UnavailableError.
+
+    Silences stdout: the interpreter would complain again while it flushes at exit.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return TerminatedError(signal.SIGPIPE)
+    return UnavailableError(f"stdout cannot be written: {error.strerror}; {advice}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
@@ -12,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from resilient_core.command import stdout_lost
 from resilient_core.errors import TerminatedError
 from tap_resilient.selector import Row
 
@@ -71,9 +70,8 @@ class Messages:
         try:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-        except BrokenPipeError:  # click would exit with 1
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise TerminatedError(signal.SIGPIPE) from None
+        except OSError as error:
+            raise stdout_lost(error, "mend what stdout goes to, and run again from the last state") from None
         finally:
             self._writing = False
         if self._signal is not None:

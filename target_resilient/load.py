@@ -43,7 +43,6 @@ from target_resilient.table import TablePlan
 
 GRACE_SECONDS = 10.0  # a load that is told to end may finish the commit under way, then the commit is broken off
 MIN_ROWS_FOR_RATIO = 100  # a ratio of fewer records says nothing
-LIMIT_OF_VERSION = 2**63
 OVERRUN = 2  # without a STATE in reach, an epoch is committed at twice its limits
 
 logger = logging.getLogger("target-resilient")
@@ -191,7 +190,7 @@ class Load:
     def _load_frame(self, frame: Frame) -> None:
         stream = self._planner.stream(frame.stream, lambda: frame.line(0))
         versions = {message.version for message in frame.messages}
-        if not all(version is None or abs(version) < LIMIT_OF_VERSION for version in versions):
+        if not all(map(_fits, versions)):
             raise NotSingerError(f"line {frame.line(0)}: a RECORD's version is beyond what a bigint holds")
         if versions != {None} or stream.plan.fixed_version is not None:
             self._planner.refresh(stream)
@@ -238,6 +237,8 @@ class Load:
     def _on_activate_version(self, control: Control) -> None:
         name, version = control.message.stream, control.message.version
         assert version is not None  # noqa: S101 the reader refuses the message without it
+        if not _fits(version):
+            raise NotSingerError(f"line {control.line}: ACTIVATE_VERSION is beyond what a bigint holds")
         if name not in self._planner.names:
             logger.warning(facts("ACTIVATE_VERSION before the SCHEMA of its stream is ignored", stream=name))
             return
@@ -330,12 +331,10 @@ class Load:
         version = activation.version if plan.fixed_version is None else plan.fixed_version
         if version is None or plan.spec.reconciles is not None:
             return None
-        counts = self._counts(name)
         if doubt := self._doubt(name, plan, activation, version):
             logger.warning(facts("no rows are removed", stream=name, reason=doubt))
             return None
-        inserted = max(0, counts.inserted - counts.deleted)
-        return refreshed(plan, version, inserted, self._options.max_delete_ratio)
+        return refreshed(plan, version, self._arrived(name), self._options.max_delete_ratio)
 
     def _reconciliation(self, keys: TablePlan) -> Removal | None:
         """What to remove from the table whose keys a companion stream brought; None unless they came whole."""
@@ -349,14 +348,18 @@ class Load:
         plan = self._planner.stream(parent, lambda: 0).plan
         limits = (self._options.max_delete_ratio, keys.spec.contract.schema.get("x-max-delete-ratio", 1))
         approved = self._options.max_delete_ratio >= 1
-        return reconciled(plan, keys, self._counts(parent).inserted, 1.0 if approved else min(limits))
+        return reconciled(plan, keys, self._arrived(parent), 1.0 if approved else min(limits))
 
     def _counts(self, name: str) -> Counts:
         return self._committer.totals.get(name, Counts()) if self._committer else Counts()
 
+    def _arrived(self, name: str) -> int:
+        """Rows that this load has inserted and not removed again."""
+        counts = self._counts(name)
+        return max(0, counts.inserted - counts.deleted)
+
     def _doubt(self, name: str, plan: TablePlan, activation: Activation, version: int) -> str | None:
         """Why a refresh may not have brought all rows; None when it has."""
-        counts = self._counts(name)
         overwritten = plan.fixed_version is not None
         if overwritten and name in self._resumed:
             return "the tap started from a bookmark and sent a part; run it without state"
@@ -365,7 +368,7 @@ class Load:
             return "nothing proves that the refresh was complete (see trust_eof)"
         if not overwritten and activation.seen and (None in activation.seen or version not in activation.seen):
             return "records came without the version that was activated"
-        return "records were refused" if counts.quarantined else None
+        return "records were refused" if self._counts(name).quarantined else None
 
     # guards and reports ----------------------------------------------------------------------------------------------
 
@@ -430,6 +433,11 @@ class Load:
                 raise (self._committer.explained(error) if self._committer else error) from None
             else:
                 return
+
+
+def _fits(version: int | None) -> bool:
+    """Whether a bigint holds it."""
+    return version is None or -(2**63) <= version < 2**63
 
 
 _HANDLERS: dict[str, Callable[[Load, Control], None]] = {

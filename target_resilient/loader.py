@@ -80,7 +80,7 @@ class Committer:
         self.totals: dict[str, Counts] = {}
         self._committed = 0
 
-    def commit(self, epoch: Epoch, write: Write = commit_epoch) -> None:
+    def commit(self, epoch: Epoch, write: Write) -> None:
         """Commit an epoch, whatever it takes within the retry budget; then write its STATE to stdout."""
         self._until_committed(epoch, write)
         self._committed = epoch.number

@@ -20,7 +20,7 @@ def legal_name(name: str) -> str:
     cleaned = cleaned or "_"
     if cleaned == name and len(name.encode()) <= MAX_BYTES:
         return name
-    return _with_hash(cleaned, name)
+    return with_hash(cleaned, name)
 
 
 def unique_names(names: Iterable[str], known: Mapping[str, str], *, lower: bool = False) -> dict[str, str]:
@@ -36,7 +36,7 @@ def unique_names(names: Iterable[str], known: Mapping[str, str], *, lower: bool 
     for name in wanted:
         legal = known.get(storable(name)) or legal_name(name.lower() if lower else name)
         if storable(name) not in known and legal.casefold() in taken and legal not in free:
-            legal = _with_hash(legal, name)
+            legal = with_hash(legal, name)
         free.discard(legal)
         given[name] = legal
         taken.add(legal.casefold())
@@ -61,7 +61,8 @@ def split_stream(stream: str, default_schema: str | None, backend_schema: str, t
     return legal_name(schema), legal_name(template.replace("{stream}", table))
 
 
-def _with_hash(name: str, original: str) -> str:
+def with_hash(name: str, original: str) -> str:
+    """`name`, cut where it must be, with a hash of what it stands for."""
     suffix = "_" + hashlib.sha256(original.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     head = name.encode()[: MAX_BYTES - len(suffix)].decode("utf-8", "ignore")
     return head + suffix

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from target_resilient.backends import Backend
 from target_resilient.books import Books
 from target_resilient.checkpoints import reach
 from target_resilient.columns import Column, column_seen
-from target_resilient.naming import legal_name, split_stream
+from target_resilient.naming import legal_name, split_stream, with_hash
 from target_resilient.options import LoadOptions
 from target_resilient.reader import Frame
 from target_resilient.sql import Name, as_text, sql
@@ -162,8 +161,7 @@ class Planner:
     def _table(self, spec: StreamSpec) -> Name:
         name, options = spec.stream, self._options
         if spec.reconciles is not None:  # two pipelines may have streams of one name
-            owner = hashlib.sha256(options.pipeline.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-            return (self._backend.meta_schema, legal_name(f"{name}_{owner}"))
+            return (self._backend.meta_schema, with_hash(legal_name(name), f"{options.pipeline} {name}"))
         table = split_stream(name, options.default_schema, self._backend.default_schema, options.table_template)
         folded = tuple(part.casefold() for part in table)
         if folded[0] == self._backend.meta_schema.casefold():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -17,15 +16,8 @@ from singer_sdk.helpers.capabilities import PluginCapabilities, TargetCapabiliti
 from singer_sdk.io_base import SingerReader
 from singer_sdk.plugin_base import _ConfigInput
 
-from resilient_core.command import environment_overrides, load_config_files, run_command
-from resilient_core.errors import (
-    ConfigError,
-    ResilientError,
-    TerminatedError,
-    UnavailableError,
-    UsageError,
-    exit_meaning,
-)
+from resilient_core.command import environment_overrides, load_config_files, run_command, stdout_lost
+from resilient_core.errors import ConfigError, ResilientError, TerminatedError, UsageError, exit_meaning
 from resilient_core.secrets import Resolver
 from resilient_core.settings import config_jsonschema
 from resilient_core.telemetry import facts
@@ -176,13 +168,8 @@ def _acknowledge(state: bytes) -> None:
         sys.stdout.write(state.decode() + "\n")
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries once more as it ends
-        if isinstance(error, BrokenPipeError):
-            raise TerminatedError(signal.SIGPIPE) from None
-        raise UnavailableError(
-            f"a committed STATE cannot be written to stdout: {error.strerror}; what was committed stays, its state too"
-            " (monitor-resilient state show): mend what stdout goes to, and run again"
-        ) from None
+        kept = "what was committed stays, its state too (monitor-resilient state show)"
+        raise stdout_lost(error, f"{kept}: mend what stdout goes to, and run again") from None
 
 
 def main() -> None:

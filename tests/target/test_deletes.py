@@ -220,6 +220,17 @@ def test_batches_without_a_version_prove_nothing(destination: str, tmp_path: Pat
 def test_a_version_beyond_a_bigint_is_refused(destination: str) -> None:
     outcome = load(destination, refresh(10**20, ALL), hard_delete=True)
     assert isinstance(outcome.error, NotSingerError)
+    alone = load(destination, [KEYED, activation(10**20)], trust_eof=True, max_delete_ratio="1")
+    assert isinstance(alone.error, NotSingerError)
+
+
+def test_the_limit_of_a_reconciliation_holds_beside_rows_that_come_and_go(destination: str) -> None:
+    load(destination, [KEYED, *(record({"id": number}) for number in ALL)], hard_delete=True)
+    properties = {"id": {"type": "integer"}, "_sdc_deleted_at": {"type": ["string", "null"], "format": "date-time"}}
+    gone = [record({"id": n, "_sdc_deleted_at": "2024-01-01T00:00:00Z"}) for n in range(20, 32)]
+    outcome = load(destination, [schema(properties, ["id"]), *gone, *keys()[1:]], hard_delete=True)
+    assert isinstance(outcome.error, HeldByGuardError)
+    assert rows(destination, "s", "id") == [(number,) for number in ALL]
 
 
 def test_rows_of_a_newer_version_stay(destination: str) -> None:
