@@ -38,12 +38,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from loopback import serving  # noqa: E402
 from pipe import STREAMS, Pipe, answer, tables  # noqa: E402
 
-from tests.target.zygote import Zygote, zygote  # noqa: E402
+from tests.target.zygote import Zygote, await_passing, read_trace, zygote  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "kill_campaign.jsonl"
 WHO = {"tap": [0], "target": [1], "both": [0, 1], "shell": [2]}
 WHO_WEIGHTS = (1, 3, 2, 1)
 STREAM_WEIGHTS = (5, 3, 2)
+PATIENCE_SECONDS = 60.0
 START = "start-up"
 PHASES = {
     "ddl.before": "DDL",
@@ -60,6 +61,7 @@ PHASES = {
     "close.booked": "closing",
 }
 """Checkpoint passed last → what the target is doing; before the first one it starts up."""
+REMOVALS = {PHASES["delete.begun"], PHASES["delete.removed"]}
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def course(pipe: Pipe, children: Zygote) -> Course:
     over = time.monotonic()
     if codes != [0, 0] or pipe.rows() != tables(pipe.stream)[-1]:
         raise RuntimeError(f"a run that nobody killed ended with {codes}\n{pipe.log()}")
-    passed = [(at, PHASES[name]) for at, name in pipe.trace() if name in PHASES]
+    passed = [(at, PHASES[name]) for at, name in read_trace(pipe.trace) if name in PHASES]
     phases: dict[str, list[float]] = {START: [passed[0][0] - began]}
     for (at, phase), (until, _) in zip(passed, [*passed[1:], (over, "")], strict=True):
         phases.setdefault(phase, []).append(until - at)
@@ -111,7 +113,7 @@ def drawn(seed: int, aim: str | None) -> tuple[random.Random, str, str, str]:
     """Chance, and what it draws first: backend, stream and whom to kill."""
     chance = random.Random(seed)
     backend = chance.choice(["duckdb", "postgres"])
-    stream = "deleting" if aim and "remov" in aim else chance.choices(STREAMS, STREAM_WEIGHTS)[0]
+    stream = "deleting" if aim in REMOVALS else chance.choices(STREAMS, STREAM_WEIGHTS)[0]
     who = chance.choices(list(WHO)[1:], WHO_WEIGHTS[1:])[0] if aim else chance.choices(list(WHO), WHO_WEIGHTS)[0]
     return chance, backend, stream, who
 
@@ -133,14 +135,14 @@ def one(pipe: Pipe, chance: random.Random, who: str, aim: str | None, usual: Cou
     began: float | None = time.monotonic()
     pids = pipe.start(children, None)
     if name != START:
-        began = pipe.passing(name, nth)
+        began = await_passing(pipe.trace, name, nth, PATIENCE_SECONDS)
     if began is not None:
         time.sleep(max(0.0, began + after - time.monotonic()))
     for place in WHO[who]:
         os.kill(pids[place], signal.SIGKILL)
     killed_at = time.monotonic()
     codes = pipe.wait(children, pids)
-    passed = [PHASES[name] for at, name in pipe.trace() if at < killed_at and name in PHASES]
+    passed = [PHASES[name] for at, name in read_trace(pipe.trace) if at < killed_at and name in PHASES]
     over = codes[WHO[who][-1]] != -signal.SIGKILL
     verdict = "missed" if over else judged(pipe, children, chance)
     backend = "postgres" if pipe.database else "duckdb"

@@ -37,7 +37,7 @@ from weather import DISKS, FAILOVERS, KINDS, Fault, Site, missing, open_site  # 
 
 from tests.target.crashes import Place  # noqa: E402
 from tests.target.scenarios import GROUP, SCENARIOS  # noqa: E402
-from tests.target.zygote import Zygote, zygote  # noqa: E402
+from tests.target.zygote import Zygote, await_passing, read_trace, zygote  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "database_faults.jsonl"
 BOUND_SECONDS = 60.0  # within which a load must end, whatever befalls it
@@ -67,29 +67,18 @@ class Run:
     verdict: str
 
 
-def trace(place: Place) -> Trace:
-    """The checkpoints as the load passed them."""
-    path = place.folder / "trace"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [(float(at), name) for at, _, name in (line.partition(" ") for line in lines)]
-
-
-def passing(place: Place, name: str, nth: int) -> None:
-    """Wait until the load passes a checkpoint. Raises RuntimeError when it does not."""
-    deadline = time.monotonic() + BOUND_SECONDS
-    while [passed for _, passed in trace(place)].count(name) < nth:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"the load does not reach {name}\n{place.log()}")
-        time.sleep(0.0005)
+def trace(place: Place) -> Path:
+    """The file of the checkpoints that the load passed."""
+    return place.folder / "trace"
 
 
 def course(place: Place, children: Zygote) -> Trace:
     """How a load goes that nothing befalls: its trace. Raises RuntimeError when it fails."""
     place.load_before(children)
-    code = place.load(children, 0, trace=f"{place.folder}/trace")
+    code = place.load(children, 0, trace=str(trace(place)))
     if (verdict := f"ended with {code}" if code else done(place)) != "ok":
         raise RuntimeError(f"a load that nothing befell: {verdict}\n{place.log()}")
-    return trace(place)
+    return read_trace(trace(place))
 
 
 def left(usual: Trace, name: str, nth: int) -> float:
@@ -116,8 +105,8 @@ def one(site: Site, place: Place, seed: int, chance: random.Random, kind: str, u
         lasted = None if lasts else round(chance.uniform(0, 1), 4)
         after = chance.uniform(0, left(usual, *fault.since))
         place.settings = {**fault.settings, **(LASTING if lasts and kind not in FAILOVERS else PASSING)}
-        pid = children.start(place.job(0, trace=f"{place.folder}/trace", **fault.hook))[0]
-        passing(place, *fault.since)
+        pid = children.start(place.job(0, trace=str(trace(place)), **fault.hook))[0]
+        await_passing(trace(place), *fault.since, BOUND_SECONDS)
         fault.prepare()
         time.sleep(after)
         struck = time.monotonic()
@@ -127,7 +116,7 @@ def one(site: Site, place: Place, seed: int, chance: random.Random, kind: str, u
             fault.mend()
         code = ended(children, pid)
         place.printed = place.states()
-        passed = [PHASES.get(name, START) for at, name in trace(place) if at < struck]
+        passed = [PHASES.get(name, START) for at, name in read_trace(trace(place)) if at < struck]
         met = code != 0 or "retry" in place.log() or (fault.silent and passed[-1] != "closing")
         verdict = judged(site, place, kind, fault, code, lasted, children, chance)
         if verdict == "ok" and not met:
@@ -165,7 +154,7 @@ def judged_after_failover(
     if code == 0 and done(place) == "ok":
         return harm(place) or "ok"
     epochs = fault.since[1] if fault.since[0] == "epoch.committed" else 0
-    lacking = [name for _, name in trace(place)].count("epoch.committed") - epochs
+    lacking = [name for _, name in read_trace(trace(place))].count("epoch.committed") - epochs
     if code not in {0, HELD} and (code != UNAVAILABLE or lacking):  # 69: it lacks a table, but no epoch
         return f"ended with {code}"
     found, copied = place.table(), place.scenario.tables[epochs] if older else []

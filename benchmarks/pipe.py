@@ -18,7 +18,6 @@ from tests.target.zygote import Zygote, job
 ROWS, PAGE = 240, 20
 GONE = 20  # rows that the source of `deleting` no longer has
 LATENCY_SECONDS = 0.03  # of a page, so that the tap is at work while the target commits
-PATIENCE_SECONDS = 60.0
 STREAMS = ("keyed", "keyless", "deleting")
 
 Table = list[tuple[int, str]]
@@ -67,14 +66,14 @@ class Pipe:
     def start(self, children: Zygote, state: Any, path: str = "/rows") -> list[int]:
         """Start tap, target and the keeper of the states; their process ids."""
         self._configure(state, path)
-        (self.folder / "trace").unlink(missing_ok=True)
+        self.trace.unlink(missing_ok=True)
         log, states = self.folder / "log", self.folder / "states"
         states.touch()
         state_args = ["--state", f"{self.folder}/state.json"] if state is not None else []
         tap = job("tap", ["--config", f"{self.folder}/tap.json", *state_args], stdin=Path(os.devnull), stdout=None,
                   stderr=log, state_rows=PAGE)  # fmt: skip
         target = job("target", ["--config", f"{self.folder}/target.json"], stdout=None, stderr=log,
-                     trace=f"{self.folder}/trace")  # fmt: skip
+                     trace=str(self.trace))  # fmt: skip
         return children.start(tap, target, job("shell", [], stdout=states, stderr=log))
 
     def _configure(self, state: Any, path: str) -> None:
@@ -108,23 +107,10 @@ class Pipe:
         self.printed = [json.loads(line) for line in whole]
         return codes
 
-    def trace(self) -> list[tuple[float, str]]:
-        """(monotonic time, checkpoint) as the target passed them."""
-        path = self.folder / "trace"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [(float(at), name) for at, _, name in (line.partition(" ") for line in lines)]
-
-    def passing(self, name: str, nth: int = 1) -> float | None:
-        """Wait until the target passes a checkpoint for the n-th time; when, or None if it ended before."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            trace = self.trace()
-            if len(found := [at for at, passed in trace if passed == name]) >= nth:
-                return found[nth - 1]
-            if trace and trace[-1][1] == "close.booked":
-                return None
-            time.sleep(0.0001)
-        raise RuntimeError(f"the target does not reach {name}\n{self.log()}")
+    @property
+    def trace(self) -> Path:
+        """The file of the checkpoints that the target passed."""
+        return self.folder / "trace"
 
     def log(self) -> str:
         """What tap and target said."""

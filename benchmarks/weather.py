@@ -20,14 +20,14 @@ from typing import Any
 import psycopg2
 
 from tests.target.crashes import Place
-from tests.target.pooler import PGBOUNCER, Pooler, pooler
+from tests.target.midload import END_SESSIONS
+from tests.target.pooler import PGBOUNCER, pooler
 from tests.target.proxy import SOCKET, Proxy, proxy
 from tests.target.server import Server
 
 CONNECTIONS = 24  # that the server allows; the last three are for its superuser
 DISK = "64m"
 ROOM_BYTES = 8 << 20  # on it, before it is filled: enough for a load
-END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'target-resilient'"
 
 
 @dataclass(frozen=True)
@@ -105,21 +105,9 @@ Kind = Callable[[Site, Place, random.Random], AbstractContextManager[Fault]]
 
 
 @contextmanager
-def _proxied(url: str) -> Iterator[Proxy]:
-    with tempfile.TemporaryDirectory(prefix="proxy-") as folder, proxy(url, Path(folder)) as through:
-        yield through
-
-
-@contextmanager
-def _pooled(url: str, mode: str) -> Iterator[Pooler]:
-    with tempfile.TemporaryDirectory(prefix="pooler-") as folder, pooler(url, Path(folder), mode) as between:
-        yield between
-
-
-@contextmanager
 def _cut(site: Site, place: Place, chance: random.Random) -> Iterator[Fault]:
     """Every connection is cut, and new ones are refused."""
-    with _proxied(site.server.url) as through:
+    with proxy(site.server.url) as through:
         mend = partial(setattr, through, "refusing", False)
         yield Fault(lambda _: through.go_away(), mend, {"destination": through.url(site.server.url)})
 
@@ -128,7 +116,7 @@ def _cut(site: Site, place: Place, chance: random.Random) -> Iterator[Fault]:
 def _cut_between_bytes(site: Site, place: Place, chance: random.Random) -> Iterator[Fault]:
     """The same in the middle of a message, of a COPY for example, to the server or from it."""
     after = chance.randrange(6000)
-    with _proxied(site.server.url) as through:
+    with proxy(site.server.url) as through:
 
         def mend() -> None:
             through.cut_after, through.refusing = None, False
@@ -157,7 +145,7 @@ def _set_read_only(site: Site, place: Place, chance: random.Random) -> Iterator[
 
 @contextmanager
 def _fail_over_to_nothing(site: Site, place: Place, chance: random.Random) -> Iterator[Fault]:
-    with _proxied(site.server.url) as through:
+    with proxy(site.server.url) as through:
         yield Fault(*_failing_over(site, through), {"destination": through.url(site.server.url)})
 
 
@@ -174,7 +162,7 @@ def _fail_over_to_older(site: Site, place: Place, chance: random.Random) -> Iter
             site.server.copy(place.number, site.spare)
 
     hook = {"point": since[0], "nth": since[1], "act": "meet", "fifo": str(fifo)}
-    with _proxied(site.server.url) as through:
+    with proxy(site.server.url) as through:
         settings = {"destination": through.url(site.server.url)}
         yield Fault(*_failing_over(site, through), settings, hook, since, copy)
 
@@ -282,14 +270,14 @@ def _out_of_connections(site: Site, place: Place, chance: random.Random) -> Iter
 
 @contextmanager
 def _kill_pooler(site: Site, place: Place, chance: random.Random) -> Iterator[Fault]:
-    with _pooled(site.server.url, chance.choice(["session", "transaction"])) as between:
+    with pooler(site.server.url, chance.choice(["session", "transaction"])) as between:
         yield Fault(lambda _: between.kill(), between.start, {"destination": between.url(site.server.url)})
 
 
 @contextmanager
 def _reset_sessions(site: Site, place: Place, chance: random.Random) -> Iterator[Fault]:
     """The pooler gives each transaction a new session, and says nothing."""
-    with _pooled(site.server.url, "transaction") as between:
+    with pooler(site.server.url, "transaction") as between:
         reset = _again_and_again(lambda _: between.console("RECONNECT"), 0.01)
         yield Fault(*reset, {"destination": between.url(site.server.url)}, silent=True)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 
@@ -217,4 +218,16 @@ def test_a_closed_stdout_ends_quietly(tmp_path, api):
     )
     done = subprocess.run(["bash", "-c", command], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 141
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_stdout_is_said(tmp_path, api):
+    api.handle = lambda asked: Answer([{"id": 1, "at": "2024-01-01T00:00:00Z"}])
+    (tmp_path / "config.json").write_text(json.dumps(config_for(api.url, STREAM)))
+    command = [sys.executable, "-m", "tap_resilient.tap", "--config", f"{tmp_path}/config.json"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 69
+    assert "stdout cannot be written: No space left on device" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 
 from resilient_core.errors import UnavailableError
 from target_resilient import checkpoints, loader
-from tests.target.midload import Do
+from tests.target.midload import Do, run
 from tests.target.proxy import Proxy, proxy
 from tests.target.server import Server
 from tests.target.zygote import Zygote, zygote
@@ -22,9 +19,9 @@ from tests.target.zygote import Zygote, zygote
 @pytest.fixture(scope="session")
 def shared_postgres(postgres_server: str) -> Iterator[str]:
     """The URL of a database that outlives the test."""
-    _admin(postgres_server, "CREATE DATABASE shared")
+    run(postgres_server, "CREATE DATABASE shared")
     yield postgres_server.replace("/postgres?", "/shared?")
-    _admin(postgres_server, "DROP DATABASE shared WITH (FORCE)")
+    run(postgres_server, "DROP DATABASE shared WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +41,7 @@ def children() -> Iterator[Zygote]:
 @pytest.fixture
 def through(shared_postgres: str) -> Iterator[Proxy]:
     """A proxy before the shared database."""
-    with tempfile.TemporaryDirectory(prefix="proxy-") as folder, proxy(shared_postgres, Path(folder)) as running:
+    with proxy(shared_postgres) as running:
         yield running
 
 
@@ -69,10 +66,3 @@ def retries(monkeypatch: pytest.MonkeyPatch) -> dict[int, Do]:
 
     monkeypatch.setattr(loader.Patience, "wait", wait)
     return at
-
-
-def _admin(url: str, statement: str) -> None:
-    with closing(psycopg2.connect(url)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(statement)

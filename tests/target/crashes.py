@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tests.target.scenarios import LONG, Scenario, Table, bookmark_of, lines
 from tests.target.support import SETTINGS, Outcome, backend, load
 from tests.target.zygote import Zygote, job
 
+STOPPED = 75
 _numbers = itertools.count()
 
 
@@ -207,3 +209,24 @@ def beside(place: Place) -> Place:
 def with_takeover(request: dict[str, Any]) -> dict[str, Any]:
     """The same load, which ends the one that holds the pipeline."""
     return {**request, "args": [*request["args"], "--takeover"]}
+
+
+def assert_a_second_load_stops(place: Place, children: Zygote, point: str) -> None:
+    """While a load stands at a checkpoint of its first epoch, a second one stops; the first goes on to its end."""
+    with held(place, children, point, 1) as pid:
+        second = beside(place)
+        assert second.load(children, 0) == STOPPED
+        assert "another load of pipeline 'p' is at work" in second.log()
+        assert second.states() == []
+    assert children.wait(pid) == 0
+    assert place.table() == place.scenario.tables[-1]
+
+
+def assert_the_next_load_starts_at_once(place: Place, children: Zygote, point: str) -> None:
+    """After a load was killed at a checkpoint of its second epoch."""
+    with held(place, children, point, 2) as pid:
+        os.kill(pid, signal.SIGKILL)
+        assert place.load(children, 4) == 0, place.log()
+        assert place.table() == place.scenario.tables[-1]
+    assert children.wait(pid) == -signal.SIGKILL
+    assert "retry" not in place.log()

@@ -15,6 +15,7 @@ from tests.target.scenarios import GROUP
 Do = Callable[[], object]
 ALL = [GROUP * number for number in range(1, 5)]
 PATIENT = {"retry_max_elapsed": "1h"}
+END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'target-resilient'"
 
 
 def at(point: str, nth: int, act: Do) -> None:
@@ -31,6 +32,7 @@ def at(point: str, nth: int, act: Do) -> None:
 
 
 def run(url: str, *statements: str) -> None:
+    """Execute statements, each in its own transaction."""
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:

@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -88,10 +89,14 @@ class Pooler:
 
 
 @contextmanager
-def pooler(url: str, folder: Path, mode: str, **settings: object) -> Iterator[Pooler]:
-    """A pooler before the server of `url`, whose files are in `folder`; `mode` is `session` or `transaction`."""
-    running = Pooler(url, folder, mode, **settings)
-    try:
-        yield running
-    finally:
-        running.kill()
+def pooler(url: str, mode: str, **settings: object) -> Iterator[Pooler]:
+    """A pooler before the server of `url`, in a short folder: a socket's path has 107 bytes at most.
+
+    `mode` is `session` or `transaction`.
+    """
+    with tempfile.TemporaryDirectory(prefix="pooler-") as folder:
+        running = Pooler(url, Path(folder), mode, **settings)
+        try:
+            yield running
+        finally:
+            running.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -138,22 +139,23 @@ class Proxy:
 
 
 @contextmanager
-def proxy(url: str, folder: Path) -> Iterator[Proxy]:
-    """A proxy to the server of `url`, whose socket is in `folder`."""
+def proxy(url: str) -> Iterator[Proxy]:
+    """A proxy to the server of `url`, in a short folder: a socket's path has 107 bytes at most."""
     host = parse_qs(urlsplit(url).query)["host"][0]
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(folder / SOCKET))
-    listener.listen(64)
-    running = Proxy(str(Path(host) / SOCKET), folder)
-    thread = threading.Thread(target=running.serve, args=(listener,), daemon=True)
-    thread.start()
-    try:
-        yield running
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
-        running.cut_all()
-        for link in running.links:
-            link.client.close()
-            link.server.close()
+    with tempfile.TemporaryDirectory(prefix="proxy-") as folder:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{folder}/{SOCKET}")
+        listener.listen(64)
+        running = Proxy(str(Path(host) / SOCKET), Path(folder))
+        thread = threading.Thread(target=running.serve, args=(listener,), daemon=True)
+        thread.start()
+        try:
+            yield running
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+            thread.join()
+            running.cut_all()
+            for link in running.links:
+                link.client.close()
+                link.server.close()

@@ -6,11 +6,10 @@ import os
 import signal
 import tempfile
 import time
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import psycopg2
+from tests.target.midload import run
 
 
 class Server:
@@ -34,10 +33,7 @@ class Server:
 
     def run(self, *statements: str) -> None:
         """Execute statements in the database `postgres`, each in its own transaction."""
-        with closing(psycopg2.connect(self._admin)) as connection, connection.cursor() as cursor:
-            connection.autocommit = True
-            for statement in statements:
-                cursor.execute(statement)
+        run(self._admin, *statements)
 
     def stop(self, how: signal.Signals) -> None:
         """Stop it: SIGQUIT is `immediate`, SIGINT is `fast`."""

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.target.crashes import Place, beside, held, with_takeover
+from tests.target.crashes import (
+    STOPPED,
+    Place,
+    assert_a_second_load_stops,
+    assert_the_next_load_starts_at_once,
+    beside,
+    held,
+    with_takeover,
+)
 from tests.target.scenarios import SCENARIOS
 from tests.target.support import record, rows, schema
 from tests.target.zygote import Zygote
 
-STOPPED = 75
 ROUNDS, KEYS = 12, 30
 FIELDS = {"id": {"type": "integer"}, "at": {"type": "integer"}, "by": {"type": "string"}}
 SCHEMA = {**schema(FIELDS, ["id"]), "bookmark_properties": ["at"]}
@@ -28,23 +34,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 def test_a_second_load_of_a_pipeline_stops_and_the_first_goes_on(place: Place, children: Zygote) -> None:
-    with held(place, children, "epoch.committed", 1) as pid:
-        second = beside(place)
-        assert second.load(children, 0) == STOPPED
-        assert "another load of pipeline 'p' is at work" in second.log()
-        assert second.states() == []
-    assert children.wait(pid) == 0
-    assert place.table() == place.scenario.tables[-1]
+    assert_a_second_load_stops(place, children, "epoch.committed")
 
 
 @pytest.mark.parametrize("point", ["epoch.begun", "epoch.fenced", "epoch.committed"])
 def test_after_a_kill_the_next_load_starts_at_once(place: Place, children: Zygote, point: str) -> None:
-    with held(place, children, point, 2) as pid:
-        os.kill(pid, signal.SIGKILL)
-        assert place.load(children, 4) == 0, place.log()
-        assert place.table() == place.scenario.tables[-1]
-    assert children.wait(pid) == -signal.SIGKILL
-    assert "retry" not in place.log()
+    assert_the_next_load_starts_at_once(place, children, point)
 
 
 @pytest.mark.parametrize("point", ["epoch.begun", "epoch.fenced", "epoch.booked", "epoch.committed"])

@@ -23,7 +23,7 @@ from target_resilient.backends import CommitUnknownError, InfrastructureError
 from target_resilient.backends import duckdb as duckdb_module
 from target_resilient.backends import postgres as postgres_module
 from tests.target.crashes import Place
-from tests.target.midload import ALL, PATIENT, Do, assert_all_is_well, assert_clean_stop, at, run
+from tests.target.midload import ALL, END_SESSIONS, PATIENT, Do, assert_all_is_well, assert_clean_stop, at, run
 from tests.target.proxy import Proxy
 from tests.target.scenarios import GROUP, SCENARIOS
 from tests.target.server import Server
@@ -90,8 +90,7 @@ def test_postgresql_restarted_immediate(point: str, own_server: Server, tmp_path
 def test_every_session_terminated_by_an_administrator(
     point: str, shared_postgres: str, postgres_place: Place, retries: Any
 ) -> None:
-    end_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'target-resilient'"
-    at(point, 2, lambda: run(shared_postgres, end_all))
+    at(point, 2, lambda: run(shared_postgres, END_SESSIONS))
     assert_all_is_well(postgres_place, postgres_place.load_here(0, **PATIENT))
 
 
@@ -195,6 +194,28 @@ def test_a_row_that_the_database_refuses_is_quarantined_alone(shared_postgres: s
     kept = quarantined(shared_postgres, f"meta_{postgres_place.number}")
     assert [errors[0]["rule"] for _, errors in kept] == ["SQLSTATE 23514"] * 2
     assert "secret" not in str([errors for _, errors in kept])
+
+
+def test_a_connection_lost_while_a_refused_row_is_sought(
+    shared_postgres: str, postgres_place: Place, through: Proxy, retries: Any
+) -> None:
+    broken = raising(f"data_{postgres_place.number}.s", "23514", "NEW.id = 9")
+    passed: list[str] = []
+
+    def hook(name: str) -> None:
+        if name == "epoch.committed" and name not in passed:
+            run(shared_postgres, *broken)
+        if name == "epoch.copying" and passed[-1] == "epoch.fenced" and "cut" not in passed:  # the merge was refused
+            passed.append("cut")
+            through.cut_all()
+        passed.append(name)
+
+    checkpoints.hook = hook
+    outcome = postgres_place.load_here(0, destination=through.url(shared_postgres), **PATIENT)
+    assert outcome.error is None
+    assert "cut" in passed
+    assert postgres_place.table() == [row for row in postgres_place.scenario.tables[-1] if row[0] != 9]
+    assert len(quarantined(shared_postgres, f"meta_{postgres_place.number}")) == 2
 
 
 def test_a_transaction_that_idles_too_long_is_begun_again(

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections import Counter
 
 import pytest
 
+from tests.target.campaigns import assert_documented, campaign, recorded
 from tests.target.pooler import PGBOUNCER
-from tests.target.zygote import ROOT
 
-DOCUMENT = ROOT / "docs" / "reliability.md"
-RESULTS = ROOT / "benchmarks" / "results" / "database_faults.jsonl"
 KINDS = 14
 
 
 @pytest.mark.timeout(600)
 def test_thirty_faults_of_every_kind_lose_and_double_nothing() -> None:
-    command = [sys.executable, "benchmarks/faults.py", "--faults", "30", "--seed", "5"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "\n30 faults, 0 failures, " in done.stdout
+    printed = campaign("faults.py", "--faults", "30", "--seed", "5")
+    assert "\n30 faults, 0 failures, " in printed
     if PGBOUNCER is not None and os.geteuid() == 0:
-        assert "left out" not in done.stdout
+        assert "left out" not in printed
 
 
 def test_the_recorded_faults_have_no_failure_no_seed_twice_and_are_of_every_kind() -> None:
-    runs = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    runs = recorded("database_faults.jsonl")
     faults = [run for run in runs if run["verdict"] != "missed"]
     assert {run["verdict"] for run in faults} == {"ok"}
     assert max(Counter(run["seed"] for run in runs).values()) == 1
@@ -40,6 +33,4 @@ def test_the_recorded_faults_have_no_failure_no_seed_twice_and_are_of_every_kind
 
 
 def test_the_document_shows_the_recorded_faults_as_they_are() -> None:
-    command = [sys.executable, "benchmarks/faults.py", "--report"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"```console\n$ python benchmarks/faults.py --report\n{done.stdout}```\n" in DOCUMENT.read_text()
+    assert_documented("faults.py")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,16 +13,10 @@ from target_resilient import checkpoints
 from tests.target.crashes import Place
 from tests.target.proxy import Link, Proxy
 from tests.target.scenarios import GROUP, LONG, SCENARIOS, Scenario
-from tests.target.zygote import Zygote, zygote
+from tests.target.zygote import Zygote
 
 KILLED = -9
 EPOCHS = 3
-
-
-@pytest.fixture(scope="module")
-def children() -> Iterator[Zygote]:
-    with zygote() as running:
-        yield running
 
 
 def passings(point: str, scenario: Scenario) -> Sequence[int]:

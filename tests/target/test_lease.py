@@ -11,13 +11,11 @@ import pytest
 from resilient_core.errors import StoppedError
 from target_resilient.backends import lease_name
 from target_resilient.backends.postgres import _lock_key
-from tests.target.crashes import Place, beside, held
+from tests.target.crashes import STOPPED, Place, beside, held
 from tests.target.midload import PATIENT, Do, assert_all_is_well, at, run
 from tests.target.proxy import Proxy
 from tests.target.scenarios import GROUP, SCENARIOS
 from tests.target.zygote import Zygote
-
-STOPPED = 75
 
 
 @pytest.fixture

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,36 +11,35 @@ import psycopg2
 import pytest
 
 from resilient_core.errors import ConfigError, UnavailableError
-from tests.target.crashes import Place, beside, held, with_takeover
-from tests.target.midload import PATIENT, Do, assert_all_is_well, assert_clean_stop, at, run
+from tests.target.crashes import (
+    STOPPED,
+    Place,
+    assert_a_second_load_stops,
+    assert_the_next_load_starts_at_once,
+    beside,
+    held,
+    with_takeover,
+)
+from tests.target.midload import END_SESSIONS, PATIENT, Do, assert_all_is_well, assert_clean_stop, at, run
 from tests.target.pooler import Pooler, needs_pgbouncer, pooler
 from tests.target.scenarios import SCENARIOS
 from tests.target.zygote import Zygote
 
 pytestmark = needs_pgbouncer
 MODES = ("session", "transaction")
-STOPPED = 75
-END_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'target-resilient'"
-
-
-@contextmanager
-def _pooler(url: str, mode: str, **settings: int) -> Iterator[Pooler]:
-    short = tempfile.TemporaryDirectory(prefix="pooler-")  # a socket's path has 107 bytes at most
-    with short as folder, pooler(url, Path(folder), mode, **settings) as running:
-        yield running
 
 
 @pytest.fixture(params=MODES)
 def through(request: pytest.FixtureRequest, shared_postgres: str) -> Iterator[Pooler]:
     """A PgBouncer before the shared database."""
-    with _pooler(shared_postgres, request.param) as running:
+    with pooler(shared_postgres, request.param) as running:
         yield running
 
 
 @pytest.fixture
 def exhausted(shared_postgres: str) -> Iterator[Pooler]:
     """A PgBouncer with no more sessions than one load needs, which lets nobody wait long for one."""
-    with _pooler(shared_postgres, "transaction", default_pool_size=2, query_wait_timeout=1) as running:
+    with pooler(shared_postgres, "transaction", default_pool_size=2, query_wait_timeout=1) as running:
         yield running
 
 
@@ -75,23 +71,12 @@ def test_a_load_through_a_pooler_equals_a_direct_one(
 
 @pytest.mark.parametrize("point", ["epoch.begun", "epoch.booked", "epoch.committed"])
 def test_a_second_load_stops_at_once(place: Place, children: Zygote, point: str) -> None:
-    with held(place, children, point, 1) as pid:
-        second = beside(place)
-        assert second.load(children, 0) == STOPPED
-        assert "another load of pipeline 'p' is at work" in second.log()
-        assert second.states() == []
-    assert children.wait(pid) == 0
-    assert place.table() == place.scenario.tables[-1]
+    assert_a_second_load_stops(place, children, point)
 
 
 @pytest.mark.parametrize("point", ["epoch.begun", "epoch.fenced", "epoch.committed"])
 def test_after_a_kill_the_next_load_starts_at_once(place: Place, children: Zygote, point: str) -> None:
-    with held(place, children, point, 2) as pid:
-        os.kill(pid, signal.SIGKILL)
-        assert place.load(children, 4) == 0, place.log()
-        assert place.table() == place.scenario.tables[-1]
-    assert children.wait(pid) == -signal.SIGKILL
-    assert "retry" not in place.log()
+    assert_the_next_load_starts_at_once(place, children, point)
 
 
 @pytest.mark.parametrize("point", ["epoch.begun", "epoch.fenced", "epoch.booked", "epoch.committed"])

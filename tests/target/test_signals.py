@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from resilient_core.errors import TerminatedError
-from target_resilient import checkpoints, load
-from tests.target.crashes import Place
+from target_resilient import load
+from tests.target.crashes import Place, held
+from tests.target.midload import at
 from tests.target.scenarios import GROUP, SCENARIOS
 from tests.target.support import line_of, record, rows, schema
-from tests.target.zygote import ROOT, Zygote, zygote
+from tests.target.zygote import ROOT, Zygote
 
 TARGET = [sys.executable, "-c", "from target_resilient.target import main; main()", "--config"]
 KEYED = schema({"id": {"type": "integer"}}, ["id"])
@@ -29,12 +30,6 @@ BOUND = 30.0
 
 def state(value: Any) -> dict[str, Any]:
     return {"type": "STATE", "value": value}
-
-
-@pytest.fixture(scope="module")
-def children() -> Iterator[Zygote]:
-    with zygote() as running:
-        yield running
 
 
 @contextmanager
@@ -121,12 +116,24 @@ def test_two_signals_anywhere_end_a_load_cleanly(
     assert place.table() == place.scenario.tables[-1]
 
 
+@pytest.mark.parametrize("point", ["delete.begun", "delete.removed"])
+@pytest.mark.parametrize("backend", ["duckdb", "postgres"])
+def test_two_signals_in_the_closing_epoch_end_a_load_cleanly(
+    backend: str, point: str, shared_postgres: str, tmp_path: Path, children: Zygote
+) -> None:
+    place = Place(tmp_path / "folder" / "place", SCENARIOS["full"], shared_postgres if backend == "postgres" else None)
+    place.load_before(children)
+    assert signal_at(place, children, point, 1, SIGNALS) in {128 + number for number in SIGNALS}
+    place.printed = place.states()
+    place.judge()
+    assert "Traceback" not in place.log()
+    assert place.load(children, place.printed[-1] if place.printed else 0) == 0
+    assert place.table() == place.scenario.tables[-1]
+
+
 def signal_at(place: Place, children: Zygote, point: str, nth: int, numbers: list[signal.Signals]) -> int:
     """Signal a load while it stands at a checkpoint, then let it go on; its exit code."""
-    fifo = place.folder / "fifo"
-    os.mkfifo(fifo)
-    (pid,) = children.start(place.job(0, point=point, nth=nth, act="meet", fifo=str(fifo)))
-    with fifo.open("wb"):
+    with held(place, children, point, nth) as pid:
         for number in numbers:
             os.kill(pid, number)
     return children.wait(pid)
@@ -152,21 +159,18 @@ def test_a_load_told_to_end_does_not_wait_for_a_server_that_hangs(
     monkeypatch.setattr(load, "GRACE_SECONDS", 0.3)
     place = Place(tmp_path, SCENARIOS["keyed"], shared_postgres)
     of_load = "SELECT pid FROM pg_stat_activity WHERE application_name = 'target-resilient'"
-    passed: list[str] = []
     frozen: list[int] = []
 
-    def freeze(name: str) -> None:
-        passed.append(name)
-        if name == "epoch.copied" and passed.count(name) == 2:
-            frozen.extend(pid for (pid,) in place.query(of_load, "pg_catalog"))
-            for pid in frozen:
-                os.kill(pid, signal.SIGSTOP)
+    def freeze() -> None:
+        frozen.extend(pid for (pid,) in place.query(of_load, "pg_catalog"))
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
 
     def ended(_self: load.Load) -> None:
         raise TerminatedError(signal.SIGTERM)
 
     monkeypatch.setattr(load.Load, "finish", ended)
-    monkeypatch.setattr(checkpoints, "hook", freeze)
+    at("epoch.copied", 2, freeze)
     try:
         outcome = place.load_here(0, messages=2 * GROUP + 3)
         assert isinstance(outcome.error, TerminatedError)

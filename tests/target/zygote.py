@@ -86,6 +86,28 @@ def job(
     return {"program": program, "args": list(args), **files, "hook": hook}
 
 
+def read_trace(path: Path) -> list[tuple[float, str]]:
+    """(monotonic time, checkpoint) as a load passed them; empty before it starts."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(float(at), name) for at, _, name in (line.partition(" ") for line in lines)]
+
+
+def await_passing(path: Path, name: str, nth: int, seconds: float) -> float | None:
+    """Wait until a load passes a checkpoint for the n-th time; when, or None if it ended before.
+
+    Raises TimeoutError after so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        trace = read_trace(path)
+        if len(found := [at for at, passed in trace if passed == name]) >= nth:
+            return found[nth - 1]
+        if trace and trace[-1][1] == "close.booked":
+            return None
+        time.sleep(0.0001)
+    raise TimeoutError(f"the load does not reach {name}\n{path.with_name('log').read_text()}")
+
+
 # the zygote's own side ---------------------------------------------------------------------------------------------
 
 
