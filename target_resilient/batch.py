@@ -188,11 +188,12 @@ class StreamBatch:
                 self._beat(older, place, newer_wins=self.places[key] == place)
 
     def _beat(self, older: int, newer: int, *, newer_wins: bool) -> None:
+        replaced = self.beaten.pop(older, [])
         winner, loser = (newer, older) if newer_wins else (older, newer)
-        replaced = self.beaten.pop(loser, [])
         text = self.rows[loser]
         assert text is not None  # noqa: S101 it was the winner until now, or is new
-        self.beaten.setdefault(winner, []).extend([*replaced, (loser, text)])
+        replaced.append((loser, text))
+        self.beaten[winner] = replaced
         self.rows[loser] = None
         self.counts.deduplicated += 1
 

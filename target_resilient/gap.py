@@ -56,7 +56,7 @@ def _bookmarks(state: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         entries = [bookmark, *bookmark.get("partitions", [])] if isinstance(bookmark, dict) else []
         for entry in entries:
             if isinstance(entry, dict) and entry.get("replication_key_value") is not None:
-                context = json.dumps(entry.get("context"), sort_keys=True)
+                context = json.dumps(entry.get("context"), sort_keys=True, default=str)
                 yield f"{stream} {context}", entry["replication_key_value"]
 
 

@@ -249,6 +249,15 @@ def test_bookmarks_are_compared_exactly(stored: Any, start: Any, verdict: str) -
     assert compare_states(begun.encode(), held) == verdict
 
 
+def test_partitions_are_told_apart_by_any_json() -> None:
+    def partitioned(first: int, second: int) -> str:
+        entries = [{"context": {"x": x}, "replication_key_value": at} for x, at in ((1.5, first), (2.5, second))]
+        return json.dumps({"bookmarks": {"s": {"partitions": entries}}, "resilient": {}})
+
+    assert compare_states(partitioned(1, 3).encode(), partitioned(1, 2)) == "ahead"
+    assert compare_states(partitioned(1, 1).encode(), partitioned(1, 2)) == "behind"
+
+
 def test_a_start_ahead_by_less_than_a_float_holds_is_held(destination: str) -> None:
     load(destination, [KEYED, record({"id": 1}), tap_state(17000000000000000)])
     outcome = load(destination, [tap_state(17000000000000100), KEYED, record({"id": 2})])
